@@ -1,0 +1,211 @@
+"""Train the demo checkpoint: two processes of one thread each, averaging gradients, resumable.
+
+Owns the losses, the schedule and the loop. ``python -m embedder_service.demo_checkpoint.training.train --help``.
+Sources: SigLIP's sigmoid loss (arXiv 2303.15343) with several positives a row; supervised contrastive loss (arXiv
+2004.11362) between styles; proxies (arXiv 1703.07464) that carry the first hours and fade.
+"""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import typer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+from torch.nn import functional
+from transformers import SiglipModel
+
+from . import art
+from .captions import CaptionWriter
+from .data import Batch, Sampler
+from .evaluate import quick_recall
+from .network import EOS_ID, IMAGE_SIZE, PAD_ID, PATCH_SIZE, TEXT_LENGTH, VOCABULARY, embed_ids, embed_pixels, new_model
+
+PROCESSES = 2
+PICTURES_PER_PROCESS = 64
+WARMUP_STEPS = 200
+LEARNING_RATE = 1e-3
+PROXY_SCALE = 16.0
+CONTRAST_TEMPERATURE = 0.07
+
+_MALLOC = {
+    # glibc gives large tensors back to the kernel at every step and faults them in again; keeping them is up to 4x faster.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+def train_tokenizer(emoji: list[art.Emoji], seed: int) -> Tokenizer:
+    """Byte-level BPE of 4,096 on our own captions; lower-cases, appends EOS, cuts and pads to 20."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<unk>", "<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CaptionWriter(emoji).corpus(Random(seed)), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS_ID)])
+    tokenizer.enable_truncation(TEXT_LENGTH)
+    tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=PAD_ID, pad_token="<pad>")
+    return tokenizer
+
+
+class Trainee(nn.Module):
+    """The model and the proxies (one vector an emoji) that only training uses."""
+
+    def __init__(self, emoji_count: int) -> None:
+        super().__init__()
+        self.model: SiglipModel = new_model()
+        self.proxies = nn.Parameter(functional.normalize(torch.randn(emoji_count, 192), dim=1))
+
+    def losses(self, batch: Batch, keep: int, proxy_weight: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The parts of the loss, each a mean over the batch; ``total`` is what is minimised."""
+        images = embed_pixels(self.model, batch.pixels, keep, generator)
+        texts = embed_ids(self.model, batch.ids)
+        logits = texts @ images.T * self.model.logit_scale.exp() + self.model.logit_bias
+        sigmoid = -(functional.logsigmoid(batch.pairs * logits) * batch.pairs.abs()).sum() / len(images)
+        contrast = _contrast(images[batch.single], batch.emoji[batch.single])
+        proxies = functional.normalize(self.proxies, dim=1)
+        proxy = functional.cross_entropy(images @ proxies.T * PROXY_SCALE, batch.image_truth)
+        proxy_text = functional.cross_entropy(texts @ proxies.T * PROXY_SCALE, batch.text_truth)
+        total = sigmoid + 0.5 * contrast + proxy_weight * (proxy + 0.5 * proxy_text)
+        return {"total": total, "sigmoid": sigmoid, "contrast": contrast, "proxy": proxy, "proxy_text": proxy_text}
+
+
+def _contrast(images: torch.Tensor, emoji: torch.Tensor) -> torch.Tensor:
+    """Image-image InfoNCE where the positives are other pictures of the same emoji."""
+    self_mask = torch.eye(len(images), dtype=torch.bool)
+    similarity = (images @ images.T / CONTRAST_TEMPERATURE).masked_fill(self_mask, -1e9)
+    positive = (emoji[:, None] == emoji[None, :]) & ~self_mask
+    log_share = similarity.log_softmax(dim=1)
+    per_row = -(log_share * positive).sum(1) / positive.sum(1).clamp(min=1)
+    return per_row[positive.any(1)].mean()
+
+
+def schedule(step: int, steps: int) -> tuple[float, int, float]:
+    """(learning-rate factor, patches kept, proxy weight) at a step: warm-up then cosine to 1 %, all by steps."""
+    progress = step / steps
+    rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    keep = 24 if progress < 0.45 else 32 if progress < 0.9 else (IMAGE_SIZE // PATCH_SIZE) ** 2
+    return rate, keep, max(0.1, 1.0 - progress / 0.8)
+
+
+def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only; ten times the rate for scale and bias."""
+    matrices, vectors, scalars = [], [], []
+    for name, parameter in trainee.named_parameters():
+        if name.endswith(("logit_scale", "logit_bias")):
+            scalars.append(parameter)
+        else:
+            (vectors if parameter.ndim < 2 else matrices).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": 0.1, "rate": LEARNING_RATE},
+        {"params": vectors, "weight_decay": 0.0, "rate": LEARNING_RATE},
+        {"params": scalars, "weight_decay": 0.0, "rate": 10 * LEARNING_RATE},
+    ]
+    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    dist.all_reduce(flat)
+    flat.div_(dist.get_world_size())
+    offset = 0
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.copy_(flat[offset : offset + parameter.numel()].view_as(parameter))
+            offset += parameter.numel()
+
+
+def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, processes: int) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    state_path, log_path = folder / "training-state.pt", folder / "log.jsonl"
+    resumed = torch.load(state_path, weights_only=True) if state_path.exists() else None
+    begin = int(resumed["step"]) if resumed else 0
+    # A resumed run draws other batches than an unbroken one would: the seed names the sitting too.
+    sampler = Sampler(node_modules, folder / "drawings", tokenizer, seed * 1000 + begin * 10 + rank)
+    generator = torch.Generator().manual_seed(seed * 7 + begin * 10 + rank)
+    torch.manual_seed(seed)
+    trainee = Trainee(len(sampler.emoji))
+    optimizer = _optimizer(trainee)
+    if resumed:
+        trainee.load_state_dict(resumed["trainee"])
+        optimizer.load_state_dict(resumed["optimizer"])
+    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    started, totals = time.perf_counter(), {}
+    for step in range(begin, steps):
+        rate, keep, proxy_weight = schedule(step, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * rate
+        losses = trainee.losses(sampler.draw(PICTURES_PER_PROCESS), keep, proxy_weight, generator)
+        trainee.zero_grad(set_to_none=True)
+        losses["total"].backward()
+        if processes > 1:
+            _average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        for name, value in losses.items():
+            totals[name] = 0.99 * totals.get(name, value.item()) + 0.01 * value.item()
+        done = step + 1
+        if rank == 0 and (done % 50 == 0 or done == steps):
+            seconds = (time.perf_counter() - started) / (done - begin)
+            line = {"step": done, "of": steps, "seconds_per_step": round(seconds, 3), "scale": round(trainee.model.logit_scale.exp().item(), 2)}
+            line |= {name: round(value, 3) for name, value in totals.items()}
+            if done % 500 == 0 or done == steps:
+                line |= quick_recall(trainee.model, tokenizer, node_modules, folder / "drawings")
+                _save(state_path, done, trainee, optimizer)
+            with log_path.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)  # noqa: T201
+    if rank == 0:
+        trainee.model.half().save_pretrained(folder / "model")
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+def _save(path: Path, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
+    partial = path.with_suffix(".part")
+    torch.save({"step": step, "trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    partial.rename(path)
+
+
+def main(
+    node_modules: Annotated[Path, typer.Option(help="Where npm installed the packages of package.json.")],
+    folder: Annotated[Path, typer.Option(help="Where drawings, logs and the training state are kept.")],
+    steps: Annotated[int, typer.Option(help="Optimiser steps; 128 pictures each.")] = 5000,
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 20,
+    processes: Annotated[int, typer.Option(help="Processes that average gradients.")] = PROCESSES,
+) -> None:
+    """Train, or go on where the last run in FOLDER stopped."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    emoji = art.read_emoji(node_modules)
+    if not (folder / "tokenizer.json").exists():
+        train_tokenizer(emoji, seed).save(str(folder / "tokenizer.json"))
+    (folder / "rendezvous").unlink(missing_ok=True)
+    os.environ |= _MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from .data import load_drawings
+
+    for style in art.STYLES:
+        load_drawings(node_modules, style, emoji, folder / "drawings")
+    mp.spawn(_work, (folder, node_modules, steps, seed, processes), nprocs=processes)
+
+
+if __name__ == "__main__":
+    typer.run(main)

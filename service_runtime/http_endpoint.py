@@ -1,0 +1,53 @@
+"""The plain HTTP port: /metrics, /livez and /readyz.
+
+Owns what Prometheus and Kubernetes read. Runs in a thread of its own, so that it answers while the event loop is busy.
+"""
+
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002, ARG002
+        """Say nothing: probes come every few seconds."""
+
+
+class HttpEndpoint:
+    """Serves the metrics of a registry and answers probes; ``ready`` is what /readyz says."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.ready = False
+        self._metrics = make_wsgi_app(registry)
+        self._server: WSGIServer | None = None
+
+    def start(self, host: str, port: int) -> int:
+        """Listen; returns the port taken. Raises OSError when the address is in use."""
+        self._server = make_server(host, port, self._answer, _Server, _Handler)
+        Thread(target=self._server.serve_forever, args=(0.1,), name="metrics-http", daemon=True).start()
+        return self._server.server_port
+
+    def stop(self) -> None:
+        """Stop listening; harmless when not started."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def _answer(self, environ: dict[str, object], start_response: Callable[..., object]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO")
+        if path == "/metrics":
+            return self._metrics(environ, start_response)  # type: ignore[arg-type, no-any-return]
+        status, body = {
+            "/livez": ("200 OK", b"alive\n"),
+            "/readyz": ("200 OK", b"ready\n") if self.ready else ("503 Service Unavailable", b"not ready\n"),
+        }.get(str(path), ("404 Not Found", b"try /metrics, /livez or /readyz\n"))
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+        return [body]

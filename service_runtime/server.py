@@ -1,0 +1,149 @@
+"""The life of a service: start, serve, stop.
+
+Owns the gRPC server, health, reflection, the plain HTTP endpoint and the reaction to signals. Knows nothing of what is
+served: a service brings a Hosted and gets called back.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from service_runtime.auth import BearerToken, server_credentials
+from service_runtime.http_endpoint import HttpEndpoint
+from service_runtime.interceptors import CallInterceptor
+from service_runtime.rpc_metrics import RpcMetrics
+from service_runtime.settings import ServiceSettings
+
+_logger = logging.getLogger("eyebright.server")
+
+
+class Hosted(Protocol):
+    """What a service gives to be hosted."""
+
+    service_name: str
+    """Full name of the gRPC service, e.g. ``eyebright.index.v1.IndexService``."""
+
+    def register(self, server: aio.Server) -> None:
+        """Add the servicer to the server."""
+
+    async def start(self) -> None:
+        """Make ready to answer; the server accepts calls once this returns. An exception ends the process."""
+
+    async def stop(self) -> None:
+        """Release everything; called after the last call has ended, also when start failed midway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a running service can be reached."""
+
+    grpc: int
+    metrics: int
+
+
+class Server:
+    """Hosts one service. ``async with Server(...) as server`` runs it; ``server.ports`` says where."""
+
+    def __init__(self, hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
+        self._hosted = hosted
+        self._settings = settings
+        token = BearerToken.from_file(settings.token_file) if settings.token_file else None
+        self._server = aio.server(
+            interceptors=[CallInterceptor(RpcMetrics(registry), token)],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                # A second process on the same port would answer half of the calls.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        self._http = HttpEndpoint(registry)
+        self.ports = Ports(0, 0)
+
+    async def __aenter__(self) -> "Server":
+        """Start; everything begun is undone when it fails."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._shut_down(0.0)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._shut_down(self._settings.drain_seconds)
+
+    async def _start(self) -> None:
+        settings = self._settings
+        metrics_port = self._http.start(settings.metrics_host, settings.metrics_port)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._hosted.register(self._server)
+        names = (self._hosted.service_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        await self._set_serving(False)
+        port = self._bind()
+        await self._hosted.start()
+        await self._server.start()
+        await self._set_serving(True)
+        self.ports = Ports(port, metrics_port)
+        _logger.info("serving", extra={"service": self._hosted.service_name, "host": settings.host, "grpc_port": port, "metrics_port": metrics_port})
+        if settings.ready_file is not None:
+            _write_whole(settings.ready_file, json.dumps({"grpc_port": port, "metrics_port": metrics_port}))
+
+    def _bind(self) -> int:
+        settings = self._settings
+        address = f"{settings.host}:{settings.port}"
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            credentials = server_credentials(settings.tls_certificate, settings.tls_key)
+            return int(self._server.add_secure_port(address, credentials))
+        return int(self._server.add_insecure_port(address))
+
+    async def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", self._hosted.service_name):
+            await self._health.set(name, status)
+        self._http.ready = serving
+
+    async def _shut_down(self, drain_seconds: float) -> None:
+        await self._set_serving(False)
+        await self._server.stop(drain_seconds)
+        await self._hosted.stop()
+        self._http.stop()
+
+    async def serve_until_signal(self) -> None:
+        """Wait for SIGTERM or SIGINT. A second signal ends the process at once."""
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            if stopped.is_set():
+                os._exit(128 + number)
+            _logger.info("stopping", extra={"signal": signal.Signals(number).name})
+            stopped.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        await stopped.wait()
+
+
+async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
+    """Run a service until it is told to stop: SIGTERM -> NOT_SERVING -> drain -> return."""
+    async with Server(hosted, settings, registry) as server:
+        await server.serve_until_signal()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that no reader sees half of."""
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)

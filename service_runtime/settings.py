@@ -1,0 +1,86 @@
+"""Settings that every service has.
+
+Owns their names, units, ranges and defaults. A service derives its own frozen class with its own prefix; nothing else in a
+service reads the environment.
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Where a service listens, how it is secured, how it stops and what it logs."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+    host: str = "127.0.0.1"
+    """Address to bind for gRPC. Anything but loopback needs TLS and a token, or --insecure."""
+
+    port: int = Field(0, ge=0, le=65_535)
+    """TCP port for gRPC, 0 to 65,535; 0 takes a free one and says which."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address to bind for the plain HTTP endpoints /metrics, /livez and /readyz. They tell no secrets; fence them by network."""
+
+    metrics_port: int = Field(0, ge=0, le=65_535)
+    """TCP port for /metrics, /livez and /readyz, 0 to 65,535; 0 takes a free one and says which."""
+
+    tls_certificate: Path | None = None
+    """PEM file with the server's certificate chain. With tls_key it switches TLS on."""
+
+    tls_key: Path | None = None
+    """PEM file with the server's private key."""
+
+    token_file: Path | None = None
+    """File that holds the bearer token every call must carry, one line. Health checks need none."""
+
+    insecure: bool = False
+    """Allow a bind beyond loopback without TLS and token."""
+
+    max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024, le=1024 * 1024 * 1024)
+    """Largest gRPC message taken or sent, in bytes, 1 MiB to 1 GiB. Larger ones are answered RESOURCE_EXHAUSTED."""
+
+    drain_seconds: float = Field(20.0, ge=0.0, le=600.0)
+    """After SIGTERM, how long calls in flight may take to finish, in seconds, 0 to 600."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level of the JSON lines on standard error."""
+
+    ready_file: Path | None = None
+    """File to write once the service is ready: a JSON object with grpc_port and metrics_port. For parents that start it on port 0."""
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError(
+                f"tls_certificate and tls_key go together, not {self.tls_certificate} with {self.tls_key}"
+            )
+        secured = self.tls_certificate is not None and self.token_file is not None
+        if not (self.insecure or secured or is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} is reachable from other machines: give tls_certificate, tls_key and token_file, "
+                "or say insecure=true"
+            )
+        return self
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

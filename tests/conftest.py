@@ -1,0 +1,31 @@
+"""Fixtures that every test may use: real services, shared by the session."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import RunningService, running_service
+
+
+@pytest.fixture(scope="session")
+def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A real embedder service with the demo checkpoint."""
+    with running_service("embedder_service", tmp_path_factory.mktemp("embedder")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A real index service with an empty data folder."""
+    folder: Path = tmp_path_factory.mktemp("index")
+    with running_service("index_service", folder, "--data-folder", str(folder / "data")) as service:
+        yield service
+
+
+def pytest_sessionfinish() -> None:
+    """torch and faiss bring two OpenMP runtimes; a process that holds both crashes on some systems."""
+    both = {"torch", "faiss"} & set(sys.modules)
+    if len(both) == 2:
+        raise pytest.UsageError("torch and faiss were imported into one test process; run one side as a subprocess")
