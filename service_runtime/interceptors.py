@@ -3,6 +3,8 @@
 Owns what happens around every call. Knows no service and no message.
 """
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import re
@@ -45,7 +47,7 @@ class _Call:
     message: str = ""
 
 
-class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
+class CallInterceptor(aio.ServerInterceptor):
     """Wraps every handler of a server."""
 
     def __init__(self, metrics: RpcMetrics, token: BearerToken | None = None) -> None:
@@ -54,7 +56,7 @@ class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> grpc.RpcMethodHandler:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Called by grpc for each call before its handler."""
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -63,14 +65,20 @@ class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         metadata = {key: value for key, value in handler_call_details.invocation_metadata if isinstance(value, str)}
         return _rewrapped(handler, lambda inner, streams: self._wrap(inner, streams, path, metadata))
 
-    def _wrap(self, inner: Callable[..., Any], streams: bool, path: str, metadata: dict[str, str]) -> Callable[..., Any]:
+    def _wrap(
+        self, inner: Callable[..., Any], streams: bool, path: str, metadata: dict[str, str]
+    ) -> Callable[..., Any]:
         if streams:
 
-            async def streaming(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+            async def streaming(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
                 call = await self._begin(path, metadata, context)
                 try:
                     self._authenticate(path, metadata)
-                    async for response in inner(request, context):
+                    answers = inner(request, context)
+                    if isinstance(answers, Awaitable):
+                        await answers  # a handler that writes to the context itself
+                        return
+                    async for response in answers:
                         yield response
                 except BaseException as error:
                     await _fail(call, error, context)
@@ -79,7 +87,7 @@ class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
 
             return streaming
 
-        async def unary(request: Any, context: aio.ServicerContext) -> Any:
+        async def unary(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             call = await self._begin(path, metadata, context)
             try:
                 self._authenticate(path, metadata)
@@ -95,7 +103,7 @@ class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         if self._token is not None:
             self._token.check(path, metadata)
 
-    async def _begin(self, path: str, metadata: dict[str, str], context: aio.ServicerContext) -> _Call:
+    async def _begin(self, path: str, metadata: dict[str, str], context: aio.ServicerContext[Any, Any]) -> _Call:
         service, _, method = path.lstrip("/").rpartition("/")
         given = metadata.get(REQUEST_ID_KEY, "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
@@ -125,10 +133,10 @@ class CallInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
 
 
 def _rewrapped(
-    handler: Any, wrap: Callable[[Callable[..., Any], bool], Callable[..., Any]]
-) -> grpc.RpcMethodHandler:
+    handler: grpc.RpcMethodHandler[Any, Any], wrap: Callable[[Callable[..., Any], bool], Callable[..., Any]]
+) -> grpc.RpcMethodHandler[Any, Any]:
     """The same kind of handler around another behaviour."""
-    makers = {
+    makers: dict[tuple[bool, bool], tuple[Callable[..., grpc.RpcMethodHandler[Any, Any]], Any]] = {
         (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
         (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
         (True, False): (grpc.stream_unary_rpc_method_handler, handler.stream_unary),
@@ -142,7 +150,7 @@ def _rewrapped(
     )
 
 
-async def _fail(call: _Call, error: BaseException, context: aio.ServicerContext) -> NoReturn:
+async def _fail(call: _Call, error: BaseException, context: aio.ServicerContext[Any, Any]) -> NoReturn:
     """Answer an error with its status. Returns never: grpc ends the call by raising."""
     if isinstance(error, ServiceError):
         call.code, call.message = error.code, error.message

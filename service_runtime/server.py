@@ -96,7 +96,15 @@ class Server:
         await self._server.start()
         await self._set_serving(True)
         self.ports = Ports(port, metrics_port)
-        _logger.info("serving", extra={"service": self._hosted.service_name, "host": settings.host, "grpc_port": port, "metrics_port": metrics_port})
+        _logger.info(
+            "serving",
+            extra={
+                "service": self._hosted.service_name,
+                "host": settings.host,
+                "grpc_port": port,
+                "metrics_port": metrics_port,
+            },
+        )
         if settings.ready_file is not None:
             _write_whole(settings.ready_file, json.dumps({"grpc_port": port, "metrics_port": metrics_port}))
 
@@ -120,26 +128,22 @@ class Server:
         await self._hosted.stop()
         self._http.stop()
 
-    async def serve_until_signal(self) -> None:
-        """Wait for SIGTERM or SIGINT. A second signal ends the process at once."""
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-
-        def on_signal(number: int) -> None:
-            if stopped.is_set():
-                os._exit(128 + number)
-            _logger.info("stopping", extra={"signal": signal.Signals(number).name})
-            stopped.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
-        await stopped.wait()
-
 
 async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
-    """Run a service until it is told to stop: SIGTERM -> NOT_SERVING -> drain -> return."""
-    async with Server(hosted, settings, registry) as server:
-        await server.serve_until_signal()
+    """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal ends the process at once."""
+    told_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        if told_to_stop.is_set():
+            os._exit(128 + number)
+        _logger.info("stopping", extra={"signal": signal.Signals(number).name})
+        told_to_stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    async with Server(hosted, settings, registry):
+        await told_to_stop.wait()
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Settings that every service has.
 
-Owns their names, units, ranges and defaults. A service derives its own frozen class with its own prefix; nothing else in a
-service reads the environment.
+Owns their names, units, ranges and defaults. A service derives its own frozen class with its own prefix; nothing else
+in a service reads the environment.
 """
 
 import ipaddress
@@ -32,7 +32,7 @@ class ServiceSettings(BaseSettings):
     """TCP port for gRPC, 0 to 65,535; 0 takes a free one and says which."""
 
     metrics_host: str = "127.0.0.1"
-    """Address to bind for the plain HTTP endpoints /metrics, /livez and /readyz. They tell no secrets; fence them by network."""
+    """Address to bind for /metrics, /livez and /readyz, plain HTTP. They tell no secrets; fence them by network."""
 
     metrics_port: int = Field(0, ge=0, le=65_535)
     """TCP port for /metrics, /livez and /readyz, 0 to 65,535; 0 takes a free one and says which."""
@@ -59,14 +59,12 @@ class ServiceSettings(BaseSettings):
     """Least level of the JSON lines on standard error."""
 
     ready_file: Path | None = None
-    """File to write once the service is ready: a JSON object with grpc_port and metrics_port. For parents that start it on port 0."""
+    """File to write once ready: a JSON object with grpc_port and metrics_port, for a parent that asked for port 0."""
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError(
-                f"tls_certificate and tls_key go together, not {self.tls_certificate} with {self.tls_key}"
-            )
+            raise ValueError(f"tls_certificate and tls_key go together, not {self.tls_certificate} with {self.tls_key}")
         secured = self.tls_certificate is not None and self.token_file is not None
         if not (self.insecure or secured or is_loopback(self.host)):
             raise ValueError(

@@ -34,14 +34,27 @@ class RunningService:
         return self.process.wait(30)
 
 
-def start_service(module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> RunningService:
+def start_service(
+    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> RunningService:
     """Start ``python -m module`` with free ports and wait until it is ready. Its log is ``folder/module.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     ready, log = folder / f"{module}.ready", folder / f"{module}.log"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", module, "--port", "0", "--metrics-port", "0", "--ready-file", str(ready), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        "--port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--ready-file",
+        str(ready),
+        *arguments,
+    ]
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             command, stdout=output, stderr=output, env=os.environ | (environment or {}), start_new_session=True
         )
     deadline = time.monotonic() + START_SECONDS
@@ -51,9 +64,7 @@ def start_service(module: str, folder: Path, *arguments: str, environment: dict[
             raise AssertionError(f"{module} did not become ready:\n{log.read_text('utf-8')[-4000:]}")
         time.sleep(0.01)
     ports = json.loads(ready.read_text("utf-8"))
-    return RunningService(
-        process, f"127.0.0.1:{ports['grpc_port']}", f"http://127.0.0.1:{ports['metrics_port']}", log
-    )
+    return RunningService(process, f"127.0.0.1:{ports['grpc_port']}", f"http://127.0.0.1:{ports['metrics_port']}", log)
 
 
 @contextmanager

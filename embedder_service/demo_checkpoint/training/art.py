@@ -99,7 +99,9 @@ def draw_style(node_modules: Path, style: str, emoji: list[Emoji], size: int) ->
     if style == "fluent-3d":
         yield from _draw_webp(node_modules / "@lobehub/fluent-emoji-3d/assets", emoji, size)
         return
-    collection = json.loads((node_modules / "@iconify-json" / _ICONIFY_PACKAGE[style] / "icons.json").read_text("utf-8"))
+    collection = json.loads(
+        (node_modules / "@iconify-json" / _ICONIFY_PACKAGE[style] / "icons.json").read_text("utf-8")
+    )
     # fluent-emoji ships no character map and uses the names of its flat sibling.
     mapped = {"fluent-emoji": "fluent-emoji-flat"}.get(style, style)
     has_map = (node_modules / "@iconify-json" / _ICONIFY_PACKAGE[mapped] / "chars.json").exists()

@@ -26,7 +26,9 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
 
 def _affine(count: int, mirror: torch.Tensor, scene: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """(count, 2, 3) matrices from output to input coordinates."""
-    angle = _uniform((count,), -25.0, 25.0, generator) * math.pi / 180.0 * (torch.rand(count, generator=generator) < 0.6)
+    angle = (
+        _uniform((count,), -25.0, 25.0, generator) * math.pi / 180.0 * (torch.rand(count, generator=generator) < 0.6)
+    )
     size = _uniform((count,), 0.62, 1.08, generator)
     close_up = torch.rand(count, generator=generator) < 0.2
     size = torch.where(close_up, _uniform((count,), 1.05, 1.4, generator), size)

@@ -61,7 +61,7 @@ def article(label: str) -> str:
 
 
 class CaptionWriter:
-    """Writes a caption for an emoji: its name (half), tags only (a quarter), name with background or tags (the rest)."""
+    """Writes a caption for an emoji: tags only (a third), its name with a tag or a background (a fifth), its name."""
 
     def __init__(self, emoji: list[Emoji]) -> None:
         self._emoji = emoji
@@ -90,7 +90,9 @@ class CaptionWriter:
     def write_scene(self, first: int, second: int, random: Random) -> Caption:
         """A caption for a picture of two emoji side by side, left one first."""
         names = [article(self._emoji[index].label) for index in (first, second)]
-        return Caption(random.choice(("{} and {}", "{} next to {}", "{}, {}")).format(*names), (first, second), scene=True)
+        return Caption(
+            random.choice(("{} and {}", "{} next to {}", "{}, {}")).format(*names), (first, second), scene=True
+        )
 
     def corpus(self, random: Random, rounds: int = 6) -> list[str]:
         """Captions enough to train a tokenizer on."""
@@ -103,7 +105,7 @@ class CaptionWriter:
 
 
 def unshared_tags(one: Emoji) -> str:
-    """The tags that share no word with the label, joined by commas: a query by meaning alone. Empty when there is none."""
+    """The tags that share no word with the label, joined by commas: a query by meaning alone. May be empty."""
     words = set(one.label.replace("-", " ").replace(":", " ").split())
     return ", ".join(tag for tag in one.tags if not words & set(tag.replace("-", " ").split()))
 

@@ -3,23 +3,18 @@
 Owns sampling and the pair masks. Rendering lives in art, pixels in augment, words in captions.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
-from rich.progress import track
 from tokenizers import Tokenizer
 
 from . import art, augment
 from .captions import Caption, CaptionWriter, truth_rows
+from .drawings import load_drawings
 from .network import IMAGE_SIZE
-
-DRAWING_SIZE = 80
-"""Pixels a side of the cached drawings: a little more than the model sees, so that close-ups stay sharp."""
 
 _STYLE_WEIGHTS = {"fluent-3d": 0.45, "fluent-emoji": 0.35, "fluent-emoji-flat": 0.45}
 _NO_MIRROR = ("left", "right", "clock", "facing", "arrow", "flag", "hand", "point")
@@ -46,24 +41,8 @@ class Batch:
     """(n,) index of the (first) emoji in each picture."""
 
 
-def load_drawings(node_modules: Path, style: str, emoji: list[art.Emoji], cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (m,) and drawings (m, 80, 80, 4) uint8 of one style, rendered once and kept in ``cache``."""
-    key = hashlib.sha256(json.dumps([style, DRAWING_SIZE, [one.hexcode for one in emoji]]).encode()).hexdigest()[:12]
-    path = cache / f"{style}-{key}.npz"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        drawn = list(
-            track(art.draw_style(node_modules, style, emoji, DRAWING_SIZE), f"drawing {style}", total=len(emoji))
-        )
-        partial = path.with_suffix(".part.npz")
-        np.savez(partial, indices=np.array([i for i, _ in drawn]), drawings=np.stack([d for _, d in drawn]))
-        partial.rename(path)
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["indices"], stored["drawings"]
-
-
 class Sampler:
-    """Draws batches: half as many emoji as pictures, each in two styles (or one style twice), each with its own caption."""
+    """Draws batches: half as many emoji as pictures, each in two styles or one twice, each with its own caption."""
 
     def __init__(self, node_modules: Path, cache: Path, tokenizer: Tokenizer, seed: int) -> None:
         self.emoji = art.read_emoji(node_modules)

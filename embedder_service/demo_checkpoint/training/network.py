@@ -58,7 +58,7 @@ def new_model() -> SiglipModel:
 
 
 def _mimetic(attention: SiglipAttention) -> None:
-    """Let each head begin by attending to what resembles its query, and the block by subtracting a little of its input."""
+    """Let each head begin by attending to what resembles its query, and the block by subtracting some of its input."""
     width, heads = attention.embed_dim, attention.num_heads
     depth = width // heads
     with torch.no_grad():

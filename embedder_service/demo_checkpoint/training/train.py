@@ -13,19 +13,19 @@ from pathlib import Path
 from random import Random
 from typing import Annotated
 
-import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import typer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 from transformers import SiglipModel
 
 from . import art
 from .captions import CaptionWriter
 from .data import Batch, Sampler
+from .drawings import load_drawings
 from .evaluate import quick_recall
 from .network import EOS_ID, IMAGE_SIZE, PAD_ID, PATCH_SIZE, TEXT_LENGTH, VOCABULARY, embed_ids, embed_pixels, new_model
 
@@ -33,11 +33,13 @@ PROCESSES = 2
 PICTURES_PER_PROCESS = 64
 WARMUP_STEPS = 200
 LEARNING_RATE = 1e-3
+LOG_STEPS = 50
+SAVE_STEPS = 500
 PROXY_SCALE = 16.0
 CONTRAST_TEMPERATURE = 0.07
 
 _MALLOC = {
-    # glibc gives large tensors back to the kernel at every step and faults them in again; keeping them is up to 4x faster.
+    # glibc gives large tensors back to the kernel at every step and faults them in again; keeping them is faster.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "268435456",
@@ -59,7 +61,7 @@ def train_tokenizer(emoji: list[art.Emoji], seed: int) -> Tokenizer:
     tokenizer.train_from_iterator(CaptionWriter(emoji).corpus(Random(seed)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", EOS_ID)])
     tokenizer.enable_truncation(TEXT_LENGTH)
-    tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=PAD_ID, pad_token="<pad>")
+    tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=PAD_ID, pad_token="<pad>")  # noqa: S106
     return tokenizer
 
 
@@ -71,7 +73,9 @@ class Trainee(nn.Module):
         self.model: SiglipModel = new_model()
         self.proxies = nn.Parameter(functional.normalize(torch.randn(emoji_count, 192), dim=1))
 
-    def losses(self, batch: Batch, keep: int, proxy_weight: float, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def losses(
+        self, batch: Batch, keep: int, proxy_weight: float, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
         """The parts of the loss, each a mean over the batch; ``total`` is what is minimised."""
         images = embed_pixels(self.model, batch.pixels, keep, generator)
         texts = embed_ids(self.model, batch.ids)
@@ -105,7 +109,9 @@ def schedule(step: int, steps: int) -> tuple[float, int, float]:
 
 def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only; ten times the rate for scale and bias."""
-    matrices, vectors, scalars = [], [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    scalars: list[nn.Parameter] = []
     for name, parameter in trainee.named_parameters():
         if name.endswith(("logit_scale", "logit_bias")):
             scalars.append(parameter)
@@ -135,7 +141,7 @@ def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, pr
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    state_path, log_path = folder / "training-state.pt", folder / "log.jsonl"
+    state_path = folder / "training-state.pt"
     resumed = torch.load(state_path, weights_only=True) if state_path.exists() else None
     begin = int(resumed["step"]) if resumed else 0
     # A resumed run draws other batches than an unbroken one would: the seed names the sitting too.
@@ -148,7 +154,8 @@ def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, pr
         trainee.load_state_dict(resumed["trainee"])
         optimizer.load_state_dict(resumed["optimizer"])
     parameters = [p for p in trainee.parameters() if p.requires_grad]
-    started, totals = time.perf_counter(), {}
+    totals: dict[str, float] = {}
+    started = time.perf_counter()
     for step in range(begin, steps):
         rate, keep, proxy_weight = schedule(step, steps)
         for group in optimizer.param_groups:
@@ -163,20 +170,24 @@ def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, pr
         for name, value in losses.items():
             totals[name] = 0.99 * totals.get(name, value.item()) + 0.01 * value.item()
         done = step + 1
-        if rank == 0 and (done % 50 == 0 or done == steps):
-            seconds = (time.perf_counter() - started) / (done - begin)
-            line = {"step": done, "of": steps, "seconds_per_step": round(seconds, 3), "scale": round(trainee.model.logit_scale.exp().item(), 2)}
-            line |= {name: round(value, 3) for name, value in totals.items()}
-            if done % 500 == 0 or done == steps:
-                line |= quick_recall(trainee.model, tokenizer, node_modules, folder / "drawings")
-                _save(state_path, done, trainee, optimizer)
-            with log_path.open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            print(json.dumps(line), flush=True)  # noqa: T201
-    if rank == 0:
-        trainee.model.half().save_pretrained(folder / "model")
+        if rank != 0 or (done % LOG_STEPS and done != steps):
+            continue
+        seconds = (time.perf_counter() - started) / (done - begin)
+        line = {"step": done, "of": steps, "seconds_per_step": round(seconds, 3)}
+        line |= {"scale": round(trainee.model.logit_scale.exp().item(), 2)}
+        line |= {name: round(value, 3) for name, value in totals.items()}
+        if done % SAVE_STEPS == 0 or done == steps:
+            line |= quick_recall(trainee.model, tokenizer, node_modules, folder / "drawings")
+            _save(state_path, done, trainee, optimizer)
+        _log(folder, line)
     if processes > 1:
         dist.destroy_process_group()
+
+
+def _log(folder: Path, line: dict[str, float]) -> None:
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    typer.echo(json.dumps(line))
 
 
 def _save(path: Path, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
@@ -200,11 +211,9 @@ def main(
         train_tokenizer(emoji, seed).save(str(folder / "tokenizer.json"))
     (folder / "rendezvous").unlink(missing_ok=True)
     os.environ |= _MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    from .data import load_drawings
-
     for style in art.STYLES:
         load_drawings(node_modules, style, emoji, folder / "drawings")
-    mp.spawn(_work, (folder, node_modules, steps, seed, processes), nprocs=processes)
+    spawn(_work, (folder, node_modules, steps, seed, processes), nprocs=processes)
 
 
 if __name__ == "__main__":

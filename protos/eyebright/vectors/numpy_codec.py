@@ -5,7 +5,6 @@ VectorBatchError, and whoever received it decides what that means.
 """
 
 import numpy as np
-
 from eyebright.vectors.v1.vectors_pb2 import ElementType, VectorBatch
 
 MAX_DIMENSION = 4096
@@ -17,7 +16,7 @@ MAX_COUNT = 100_000
 FLOAT32 = ElementType.ELEMENT_TYPE_FLOAT32
 FLOAT16 = ElementType.ELEMENT_TYPE_FLOAT16
 
-_DTYPES = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
+_DTYPES: dict[int, np.dtype[np.floating]] = {FLOAT32: np.dtype("<f4"), FLOAT16: np.dtype("<f2")}
 
 
 class VectorBatchError(ValueError):

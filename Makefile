@@ -1,0 +1,60 @@
+# The handful of commands of this project; CI calls only these.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-faults check serve protos demo-checkpoint
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TRAINING := embedder_service/demo_checkpoint/training
+# Where a CPU build of torch comes from, if the default index has none: TORCH_PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_PIP_OPTIONS ?=
+ART ?= $(HOME)/.cache/eyebright/art
+RUN ?= $(HOME)/.cache/eyebright/training-run
+
+help: ## Show this list.
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+setup: $(STAMP) ## Create .venv and install everything into it.
+
+$(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(shell find protos/eyebright -name '*.proto')
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, not $$($(PYTHON) --version)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "venv is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH_PIP_OPTIONS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## Index the bundled gallery, search it by caption and picture, write a contact sheet.
+	$(BIN)/eyebright demo
+
+test: setup ## Run every test in its short form.
+	$(BIN)/python -m pytest -q tests --ignore-glob='tests/*/embedder_service'
+	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service
+
+test-faults: setup ## Run the fault tests in their long form.
+	$(BIN)/python -m pytest -q tests/faults --long --timeout=3600
+
+check: setup ## Format, lint, types, contract.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code --path protos/eyebright
+	$(BIN)/buf breaking --against protos/released.binpb
+
+serve: setup ## Run both services on loopback until Ctrl-C; data in ./eyebright-data.
+	$(BIN)/eyebright serve
+
+protos: setup ## Generate the Python stubs anew.
+	$(BIN)/python protos/generate.py
+
+demo-checkpoint: setup ## Train the demo checkpoint again and export it with its gallery (hours; needs npm; resumable).
+	mkdir -p $(ART) && cp $(TRAINING)/package.json $(ART)/ && npm install --prefix $(ART) --no-audit --no-fund --ignore-scripts
+	$(BIN)/python -m embedder_service.demo_checkpoint.training.train --node-modules $(ART)/node_modules --folder $(RUN)
+	$(BIN)/python -m embedder_service.demo_checkpoint.training.export --run $(RUN) --node-modules $(ART)/node_modules \
+		--checkpoint embedder_service/demo_checkpoint --gallery client/eyebright_cli/demo_gallery/noto.tar
+	$(BIN)/python -m embedder_service.demo_checkpoint.training.evaluate --node-modules $(ART)/node_modules \
+		--checkpoint embedder_service/demo_checkpoint

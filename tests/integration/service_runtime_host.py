@@ -1,0 +1,66 @@
+"""A small service of its own, hosted as every service is: echoes, fails on request, streams, takes its time."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+from prometheus_client import CollectorRegistry
+
+from service_runtime.errors import InvalidArgument
+from service_runtime.logging import configure_logging
+from service_runtime.server import serve
+from service_runtime.settings import ServiceSettings
+
+Context = Any
+
+
+class EchoHost:
+    """Messages are plain bytes."""
+
+    service_name = "test.Echo"
+
+    def __init__(self) -> None:
+        self.started = False
+        self.stopped = False
+
+    def register(self, server: aio.Server) -> None:
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
+            "EchoStream": grpc.stream_stream_rpc_method_handler(self.echo_stream),
+            "Refuse": grpc.unary_unary_rpc_method_handler(self.refuse),
+            "Break": grpc.unary_unary_rpc_method_handler(self.break_down),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.service_name, handlers),))
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def stop(self) -> None:
+        self.stopped = True
+
+    async def echo(self, request: bytes, context: Context) -> bytes:
+        return request
+
+    async def echo_stream(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for request in requests:
+            if request == b"refuse":
+                raise InvalidArgument("expected anything else, not refuse", field="request")
+            if request.startswith(b"sleep "):
+                await asyncio.sleep(float(request.removeprefix(b"sleep ")))
+            yield request
+
+    async def refuse(self, request: bytes, context: Context) -> bytes:
+        raise InvalidArgument(f"expected at most 3 bytes, not {len(request)}", field="request")
+
+    async def break_down(self, request: bytes, context: Context) -> bytes:
+        raise RuntimeError(f"a secret: {request!r}")
+
+
+if __name__ == "__main__":
+    configure_logging("info")
+    settings = ServiceSettings(ready_file=Path(sys.argv[1]), drain_seconds=float(sys.argv[2]))
+    asyncio.run(serve(EchoHost(), settings, CollectorRegistry()))

@@ -1,0 +1,224 @@
+"""What every hosted service does around its calls, shown on a small one."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from service_runtime.server import Server
+from service_runtime.settings import ServiceSettings
+from tests.integration.service_runtime_host import EchoHost
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with Server(EchoHost(), ServiceSettings(drain_seconds=1), CollectorRegistry()) as running:
+        yield running
+
+
+@pytest.fixture
+async def channel(server: Server) -> AsyncIterator[aio.Channel]:
+    async with aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as opened:
+        yield opened
+
+
+def _method(channel: aio.Channel, name: str) -> Any:
+    return channel.unary_unary(f"/test.Echo/{name}")
+
+
+def _stream(channel: aio.Channel, *requests: bytes) -> Any:
+    method: Any = channel.stream_stream("/test.Echo/EchoStream")
+    return method(iter(requests))
+
+
+def _get(server: Server, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.ports.metrics}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+async def test_request_id_is_kept_when_given_and_made_when_not(channel: aio.Channel) -> None:
+    echo = _method(channel, "Echo")
+    call = echo(b"x", metadata=(("x-request-id", "mine-1"),))
+    assert await call == b"x"
+    assert dict(await call.initial_metadata())["x-request-id"] == "mine-1"
+    for given in ((), (("x-request-id", "with space"),), (("x-request-id", "x" * 129),)):
+        made = dict(await echo(b"x", metadata=given).initial_metadata())["x-request-id"]
+        assert len(made) == 32, made
+
+
+async def test_one_log_line_a_call(channel: aio.Channel, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "eyebright.rpc"):
+        await _method(channel, "Echo")(b"x", metadata=(("x-request-id", "seen"),))
+        with pytest.raises(aio.AioRpcError):
+            await _method(channel, "Refuse")(b"12345")
+    lines = [record for record in caplog.records if record.message == "call"]
+    assert [(line.method, line.code) for line in lines] == [("Echo", "OK"), ("Refuse", "INVALID_ARGUMENT")]  # type: ignore[attr-defined]
+    assert lines[0].request_id == "seen"  # type: ignore[attr-defined]
+    assert "not 5" in lines[1].status_message  # type: ignore[attr-defined]
+
+
+async def test_service_errors_carry_code_message_and_field(channel: aio.Channel) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await _method(channel, "Refuse")(b"12345")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "request: expected at most 3 bytes, not 5"
+    status = status_pb2.Status.FromString(dict(caught.value.trailing_metadata())["grpc-status-details-bin"])
+    violation = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(violation)
+    assert violation.field_violations[0].field == "request"
+
+
+async def test_unknown_errors_tell_the_caller_nothing_but_the_request_id(
+    channel: aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(aio.AioRpcError) as caught:
+        await _method(channel, "Break")(b"k", metadata=(("x-request-id", "find-me"),))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert caught.value.details() == "internal error, request ID find-me"
+    assert any(record.exc_info and "a secret" in str(record.exc_info[1]) for record in caplog.records)
+
+
+async def test_streams_answer_and_fail_in_order(channel: aio.Channel) -> None:
+    call = _stream(channel, b"a", b"b", b"refuse", b"c")
+    answers = []
+    with pytest.raises(aio.AioRpcError) as caught:
+        async for answer in call:
+            answers.append(answer)  # noqa: PERF401
+    assert answers == [b"a", b"b"]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_latency_is_counted_by_service_method_and_code(server: Server, channel: aio.Channel) -> None:
+    for _ in range(3):
+        await _method(channel, "Echo")(b"x")
+    with pytest.raises(aio.AioRpcError):
+        await _method(channel, "Refuse")(b"12345")
+    status, text = _get(server, "/metrics")
+    assert status == 200
+    counts = {
+        tuple(sample.labels[name] for name in ("service", "method", "code")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "eyebright_rpc_latency_seconds_count"
+    }
+    assert counts[("test.Echo", "Echo", "OK")] == 3
+    assert counts[("test.Echo", "Refuse", "INVALID_ARGUMENT")] == 1
+    in_flight = [
+        s.value for f in text_string_to_metric_families(text) for s in f.samples if s.name == "eyebright_rpc_in_flight"
+    ]
+    assert in_flight == [0, 0]
+
+
+async def test_health_reflection_and_probes(server: Server, channel: aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    for name in ("", "test.Echo"):
+        assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
+    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    async for answer in reflection.ServerReflectionInfo(asked):
+        assert "test.Echo" in {service.name for service in answer.list_services_response.service}
+    assert _get(server, "/livez") == (200, "alive\n")
+    assert _get(server, "/readyz") == (200, "ready\n")
+    assert _get(server, "/secrets")[0] == 404
+
+
+async def test_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    settings = ServiceSettings(token_file=tmp_path / "token", drain_seconds=0)
+    async with (
+        Server(EchoHost(), settings, CollectorRegistry()) as server,
+        aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
+    ):
+        echo = _method(channel, "Echo")
+        assert await echo(b"x", metadata=(("authorization", "Bearer s3cret"),)) == b"x"
+        for metadata in ((), (("authorization", "Bearer s3cre"),), (("authorization", "s3cret"),)):
+            with pytest.raises(aio.AioRpcError) as caught:
+                await echo(b"x", metadata=metadata)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "s3cret" not in str(caught.value.details())
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert answer.status == SERVING
+
+
+async def test_a_port_in_use_is_an_error_not_a_second_server(server: Server) -> None:
+    other = EchoHost()
+    settings = ServiceSettings(port=server.ports.grpc, drain_seconds=0)
+    with pytest.raises(RuntimeError, match="bind"):
+        async with Server(other, settings, CollectorRegistry()):
+            pass
+    assert other.stopped
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Callable[[float], tuple[subprocess.Popen[str], int, int]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(drain_seconds: float) -> tuple[subprocess.Popen[str], int, int]:
+        ready = tmp_path / "ready.json"
+        command = [sys.executable, "-m", "tests.integration.service_runtime_host", str(ready), str(drain_seconds)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        deadline = time.monotonic() + 20
+        while not ready.exists():
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        ports = json.loads(ready.read_text())
+        return process, ports["grpc_port"], ports["metrics_port"]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+async def test_sigterm_drains_and_exits_zero(host: Callable[[float], tuple[subprocess.Popen[str], int, int]]) -> None:
+    process, port, _ = host(10)
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="test.Echo"))
+        assert (await watch.read()).status == SERVING
+        slow = _stream(channel, b"sleep 1.5")
+        await slow.initial_metadata()  # the call has begun
+        process.send_signal(signal.SIGTERM)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+        assert [answer async for answer in slow] == [b"sleep 1.5"]
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert [line["message"] for line in lines if line["logger"] == "eyebright.server"] == ["serving", "stopping"]
+
+
+async def test_a_call_past_the_drain_deadline_is_ended(
+    host: Callable[[float], tuple[subprocess.Popen[str], int, int]],
+) -> None:
+    process, port, _ = host(0.2)
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stuck = _stream(channel, b"sleep 60")
+        await stuck.initial_metadata()
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(aio.AioRpcError):
+            await stuck.read()
+    assert process.wait(20) == 0
