@@ -130,7 +130,7 @@ class Server:
 
 
 async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
-    """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal ends the process at once."""
+    """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal exits at once."""
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 

@@ -35,14 +35,14 @@ class RunningService:
 
 
 def start_service(
-    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None
+    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None, python: Path | None = None
 ) -> RunningService:
     """Start ``python -m module`` with free ports and wait until it is ready. Its log is ``folder/module.log``."""
     folder.mkdir(parents=True, exist_ok=True)
     ready, log = folder / f"{module}.ready", folder / f"{module}.log"
     ready.unlink(missing_ok=True)
     command = [
-        sys.executable,
+        str(python or sys.executable),
         "-m",
         module,
         "--port",
@@ -55,7 +55,12 @@ def start_service(
     ]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | (environment or {}), start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            cwd=folder if python else None,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
         )
     deadline = time.monotonic() + START_SECONDS
     while not ready.exists():
@@ -68,9 +73,9 @@ def start_service(
 
 
 @contextmanager
-def running_service(module: str, folder: Path, *arguments: str) -> Iterator[RunningService]:
+def running_service(module: str, folder: Path, *arguments: str, python: Path | None = None) -> Iterator[RunningService]:
     """A service for the length of a block; terminated at its end, killed when that does not help."""
-    service = start_service(module, folder, *arguments)
+    service = start_service(module, folder, *arguments, python=python)
     try:
         yield service
     finally:

@@ -1,0 +1,99 @@
+"""``eyebright delete`` and ``eyebright stats``: what a collection holds.
+
+Owns how the two print. Knows nothing of searching.
+"""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+from eyebright_client import CollectionStats
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from eyebright_cli.connection import (
+    DEFAULT_COLLECTION,
+    DEFAULT_EMBEDDER,
+    DEFAULT_INDEX,
+    CollectionOption,
+    EmbedderOption,
+    IndexOption,
+    JsonOption,
+    TlsCaOption,
+    TokenFileOption,
+    open_client,
+)
+from eyebright_cli.presentation import make_console, plain, print_json
+
+DELETE_EXAMPLES = """\b
+eyebright delete holidays/beach.jpg holidays/dog.jpg
+eyebright delete red-heart --collection emoji --json
+"""
+STATS_EXAMPLES = """\b
+eyebright stats
+eyebright stats --collection holidays --json
+"""
+
+
+def delete(
+    identifiers: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the pictures to forget.")],
+    as_json: JsonOption = False,
+    collection: CollectionOption = DEFAULT_COLLECTION,
+    embedder: EmbedderOption = DEFAULT_EMBEDDER,
+    index: IndexOption = DEFAULT_INDEX,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+) -> None:
+    """Forget pictures. The files stay where they are; an id that is not there is no fault."""
+    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+        deleted = client.delete(identifiers)
+    if as_json:
+        print_json({"collection": collection, "asked": len(identifiers), "deleted": deleted})
+    else:
+        make_console().print(f"deleted {deleted:,} of {len(identifiers):,} from {plain(collection)}", markup=False)
+
+
+def stats(
+    as_json: JsonOption = False,
+    collection: CollectionOption = DEFAULT_COLLECTION,
+    embedder: EmbedderOption = DEFAULT_EMBEDDER,
+    index: IndexOption = DEFAULT_INDEX,
+    token_file: TokenFileOption = None,
+    tls_ca: TlsCaOption = None,
+) -> None:
+    """Say how many pictures a collection holds and how much room they take."""
+    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+        found = client.stats()
+    if as_json:
+        values = dataclasses.asdict(found)
+        values["collection"]["create_time"] = found.collection.create_time.isoformat()
+        print_json(values)
+    else:
+        make_console().print(_stats_view(found))
+
+
+def _stats_view(found: CollectionStats) -> RenderableType:
+    collection = found.collection
+    title = Text(f"{plain(collection.name)}: {found.record_count:,} pictures", "bold")
+    table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    for header in ("shard", "pictures", "tombstones", "on disk", "vectors in memory", "write batches"):
+        table.add_column(header, justify="right")
+    for number, shard in enumerate(found.shards):
+        table.add_row(
+            str(number),
+            f"{shard.record_count:,}",
+            f"{shard.tombstone_count:,}",
+            _mebibytes(shard.disk_bytes),
+            _mebibytes(shard.vector_bytes),
+            f"{shard.applied_sequence:,}",
+        )
+    line = (
+        f"{collection.dimension} dimensions · {collection.metric} · made {collection.create_time:%Y-%m-%d %H:%M} UTC · "
+        f"fingerprint {collection.fingerprint}"
+    )
+    return Group(table, Text(line, "dim"))
+
+
+def _mebibytes(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"

@@ -1,0 +1,360 @@
+"""The client for event loops.
+
+Owns signatures and their documentation, and nothing of what the calls do: each method hands an operation to the
+transport. ``Client`` has the same methods, with the same documentation; a test compares them.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import numpy as np
+
+from eyebright_client import _administration, _embedding, _indexing, _records, _searching
+from eyebright_client import _results as results
+from eyebright_client._calls import Operation, Service
+from eyebright_client._connection import TLS
+from eyebright_client._images import Image
+from eyebright_client._results import Embedding, Embeddings, IncludeField, Metric, Modality
+from eyebright_client._session import ClientState, Session
+from eyebright_client._timeouts import Timeouts
+from eyebright_client._transport import AsyncTransport
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+
+
+class AsyncClient:
+    """Indexes and finds images through an embedder service and an index service.
+
+    ``embedder`` and ``index`` are ``host:port``; with ``embedder=None`` only vectors and record ids can be searched
+    and written, and a caption or an image raises EmbedderNotConfigured. ``collection`` is the collection of calls
+    that name none. ``tls`` encrypts both connections; ``token`` is sent as a bearer token with every call, in clear
+    without ``tls``. Nothing is connected before the first call. Safe to share: by threads, or in the async client by
+    tasks of one event loop.
+
+    Every call has a deadline (``timeouts``), carries a request id that both services log, and raises a CallError when
+    it is refused. Methods that take many items return the errors of single ones; the same methods given one item
+    raise its error.
+    """
+
+    def __init__(
+        self,
+        embedder: str | None = "localhost:7001",
+        index: str = "localhost:7002",
+        *,
+        collection: str = "images",
+        tls: TLS | None = None,
+        token: str | None = None,
+        timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
+    ) -> None:
+        addresses = {Service.INDEX: index} | ({} if embedder is None else {Service.EMBEDDER: embedder})
+        self._state = ClientState(embedder is not None, collection, timeouts)
+        self._transport = AsyncTransport(addresses, tls, token)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections. Later calls raise ClientClosed."""
+        await self._transport.close()
+
+    async def wait_until_ready(self, timeout_seconds: float = 60.0) -> None:
+        """Wait until both services answer. Raises DeadlineExceeded when they don't in time."""
+        await self._run(_administration.wait_until_ready, timeout_seconds)
+
+    async def model(self) -> results.Model:
+        """The checkpoint that the embedder serves; asked for once, then remembered."""
+        return await self._run(_embedding.get_model)
+
+    async def embed_texts(self, texts: str | Sequence[str]) -> Embeddings:
+        """Vectors of captions, in as many requests as the embedder's limits need.
+
+        A caption that can't be embedded is in ``errors`` of the result; given one string, its error is raised.
+        """
+        return await self._run(_embedding.embed_texts, texts)
+
+    async def embed_images(self, images: Image | Sequence[Image]) -> Embeddings:
+        """Vectors of images (paths, encoded bytes, or PIL images), in as many requests as the embedder's limits need.
+
+        An image that can't be embedded is in ``errors`` of the result; given one image, its error is raised.
+        """
+        return await self._run(_embedding.embed_images, images)
+
+    async def create_collection(
+        self,
+        name: str | None = None,
+        *,
+        shard_count: int | None = None,
+        metric: Metric = "cosine",
+        dimension: int | None = None,
+        fingerprint: str | None = None,
+        exist_ok: bool = False,
+    ) -> results.Collection:
+        """Make a collection; dimension and fingerprint default to the embedder's.
+
+        Raises AlreadyExists when the name is in use. With ``exist_ok`` the existing collection is returned if it is
+        what was asked for; else FingerprintMismatch or AlreadyExists says in what it differs.
+        """
+        return await self._run(
+            _administration.create_collection,
+            name,
+            shard_count=shard_count,
+            metric=metric,
+            dimension=dimension,
+            fingerprint=fingerprint,
+            exist_ok=exist_ok,
+        )
+
+    async def get_collection(self, name: str | None = None) -> results.Collection:
+        """Describe a collection. Raises NotFound."""
+        return await self._run(_administration.get_collection, name)
+
+    async def list_collections(self) -> tuple[results.Collection, ...]:
+        """All collections, by name."""
+        return await self._run(_administration.list_collections)
+
+    async def delete_collection(self, name: str | None = None) -> None:
+        """Delete a collection with all its records, for good. Raises NotFound."""
+        await self._run(_administration.delete_collection, name)
+
+    async def index_images(
+        self,
+        images: _indexing.ImageSource,
+        *,
+        collection: str | None = None,
+        captions: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Mapping[str, Any]] | None = None,
+        source_uris: Mapping[str, str] | None = None,
+        batch_size: int = 64,
+        progress: Callable[[results.Progress], object] | None = None,
+        resume: bool = True,
+        on_error: _indexing.OnError = "collect",
+    ) -> results.IndexReport:
+        """Embed images and write them to a collection, which is made if it is missing.
+
+        ``images`` maps ids to images, or yields ImageItem; it may be a generator of any length, for only a few
+        batches are held at a time, and files are read when their turn comes. Iterables are read one item after
+        another, by the async client in worker threads. ``captions``, ``metadata`` and ``source_uris`` map ids to what
+        is stored beside the vector. ``batch_size`` is cut to the embedder's limit.
+
+        With ``resume`` ids that the collection has are skipped, so that an interrupted run can be repeated; without
+        it they are replaced. Of equal ids close together the second fails; further apart the same rule holds as for
+        ids that were there. Services that fail are tried again for ``timeouts.outage`` seconds; only what was not
+        acknowledged is sent again.
+
+        ``progress`` is called after every batch. An exception in it, or Ctrl-C, ends the call; all that was
+        acknowledged stays. Images that can't be read, embedded, or written are in ``failed`` of the report, or raised
+        when ``on_error`` is "raise". Raises FingerprintMismatch when the collection is of another model.
+        """
+        return await self._run(
+            _indexing.index_images,
+            images,
+            collection=collection,
+            captions=captions,
+            metadata=metadata,
+            source_uris=source_uris,
+            batch_size=batch_size,
+            progress=progress,
+            resume=resume,
+            on_error=on_error,
+        )
+
+    async def upsert(
+        self,
+        ids: str | Sequence[str],
+        vectors: np.ndarray | Sequence[Sequence[float]] | Embedding | Embeddings,
+        *,
+        captions: str | Sequence[str | None] | None = None,
+        metadata: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        source_uris: str | Sequence[str | None] | None = None,
+        collection: str | None = None,
+        fingerprint: str | None = None,
+    ) -> results.WriteReport:
+        """Write vectors of your own, (n, dimension), under ids; a record whose id exists is replaced whole.
+
+        ``captions``, ``metadata`` and ``source_uris`` hold one entry per id. ``fingerprint`` says which space the
+        vectors lie in; it defaults to what Embeddings say, else to the collection's. Records that are refused are in
+        ``failed``; given one id, with one vector and single values, the error is raised.
+        """
+        return await self._run(
+            _records.upsert,
+            ids,
+            vectors,
+            captions=captions,
+            metadata=metadata,
+            source_uris=source_uris,
+            collection=collection,
+            fingerprint=fingerprint,
+        )
+
+    async def upsert_records(
+        self,
+        records: Iterable[results.Record],
+        *,
+        collection: str | None = None,
+        fingerprint: str | None = None,
+    ) -> results.WriteReport:
+        """Write records with their vectors, for example those that another collection listed. See ``upsert``."""
+        return await self._run(_records.upsert_records, records, collection=collection, fingerprint=fingerprint)
+
+    async def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Image | None = None,
+        vector: np.ndarray | Sequence[float] | Embedding | None = None,
+        like: str | None = None,
+        k: int = 10,
+        collection: str | None = None,
+        offset: int = 0,
+        min_score: float | None = None,
+        include: Collection[IncludeField] | None = None,
+        modality: Modality | None = None,
+        timeout: float | None = None,
+    ) -> results.SearchResult:
+        """The k records nearest to a caption, an image, a vector, or a record of the collection (``like`` its id).
+
+        Give exactly one of the four. ``k`` is 1 to 100,000; ``offset`` leaves out that many of the best;
+        ``min_score`` is in the unit of the collection's metric. ``include`` names what hits carry besides id and
+        score ("caption", "source_uri", "metadata", "vector"); all but the vector by default, nothing when k passes
+        1,000, where asking for more is refused. ``modality`` says what a plain vector was made of: "text" or "image"
+        (default). ``timeout`` is for the whole call, in seconds. Hits have a probability when a caption, or its
+        vector, is searched under the cosine metric with the embedder that filled the collection.
+        """
+        return await self._run(
+            _searching.search,
+            text,
+            image=image,
+            vector=vector,
+            like=like,
+            k=k,
+            collection=collection,
+            offset=offset,
+            min_score=min_score,
+            include=include,
+            modality=modality,
+            timeout=timeout,
+        )
+
+    async def search_many(
+        self,
+        *,
+        texts: Sequence[str] | None = None,
+        images: Sequence[Image] | None = None,
+        vectors: np.ndarray | Sequence[Sequence[float]] | Embeddings | None = None,
+        likes: Sequence[str] | None = None,
+        k: int = 10,
+        collection: str | None = None,
+        offset: int = 0,
+        min_score: float | None = None,
+        include: Collection[IncludeField] | None = None,
+        modality: Modality | None = None,
+        timeout: float | None = None,
+    ) -> tuple[results.SearchResult, ...]:
+        """One result per query, in order, in as few requests as the limits allow. See ``search``.
+
+        A query that can't be answered has its ``error`` set and no hits; the others are answered. ``timeout`` is for
+        each request, in seconds.
+        """
+        return await self._run(
+            _searching.search_many,
+            texts=texts,
+            images=images,
+            vectors=vectors,
+            likes=likes,
+            k=k,
+            collection=collection,
+            offset=offset,
+            min_score=min_score,
+            include=include,
+            modality=modality,
+            timeout=timeout,
+        )
+
+    async def delete(self, ids: str | Iterable[str], *, collection: str | None = None) -> int:
+        """Delete records; returns how many of the ids existed. An id that does not exist is no error.
+
+        Raises InvalidArgument for an id that can't be one, after the others are deleted.
+        """
+        return await self._run(_records.delete, ids, collection=collection)
+
+    async def get(
+        self,
+        id: str,  # noqa: A002
+        *,
+        collection: str | None = None,
+        include: Collection[IncludeField] = _searching.DEFAULT_INCLUDE,
+    ) -> results.Record:
+        """One record. Raises NotFound."""
+        return await self._run(_records.get, id, collection=collection, include=include)
+
+    async def get_many(
+        self,
+        ids: Iterable[str],
+        *,
+        collection: str | None = None,
+        include: Collection[IncludeField] = _searching.DEFAULT_INCLUDE,
+    ) -> tuple[results.Record | None, ...]:
+        """Records in the order of the ids; None where there is no such record."""
+        return await self._run(_records.get_many, ids, collection=collection, include=include)
+
+    async def list(
+        self,
+        *,
+        collection: str | None = None,
+        include: Collection[IncludeField] = _searching.DEFAULT_INCLUDE,
+        page_size: int = 100,
+    ) -> AsyncIterator[results.Record]:
+        """All records in the order of the bytes of their ids, read in pages of ``page_size`` (1 to 1,000) as they are
+        consumed.
+
+        Records written or deleted meanwhile may or may not appear; all others appear once.
+        """
+        token = ""
+        while True:
+            page = await self._run(
+                _records.list_page, token, page_size=page_size, collection=collection, include=include
+            )
+            for record in page.records:
+                yield record
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def count(self, *, collection: str | None = None) -> int:
+        """Number of records that can be found now."""
+        return await self._run(_administration.count, collection)
+
+    async def update(
+        self,
+        id: str,  # noqa: A002
+        *,
+        caption: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        source_uri: str | None = None,
+        collection: str | None = None,
+    ) -> None:
+        """Change what is stored beside a vector. None leaves a part as it is, an empty value removes it. Raises
+        NotFound.
+        """
+        await self._run(
+            _records.update, id, caption=caption, metadata=metadata, source_uri=source_uri, collection=collection
+        )
+
+    async def stats(self, *, collection: str | None = None) -> results.CollectionStats:
+        """How large a collection is and where it lies."""
+        return await self._run(_administration.stats, collection)
+
+    async def _run(
+        self,
+        operation: Callable[Concatenate[Session, P], Operation[Answer]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Answer:
+        return await self._transport.run(operation(Session(self._state), *args, **kwargs))

@@ -1,0 +1,388 @@
+"""Requests from plain values, plain values from answers.
+
+The only module that touches generated protobuf code. Makes no call and keeps no state; sync and async clients share it.
+"""
+
+import json
+from collections.abc import Collection as AnyCollection
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from typing import Any
+
+import numpy as np
+from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
+from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2
+from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
+from eyebright.vectors.numpy_codec import FLOAT16, FLOAT32, VectorBatchError, decode_vectors, encode_vectors
+from eyebright.vectors.v1.vectors_pb2 import VectorBatch
+
+from eyebright_client._calls import Message, Service
+from eyebright_client._exceptions import InternalError, InvalidArgument, NotFound
+from eyebright_client._limits import RECORD_BYTES
+from eyebright_client._results import (
+    Collection,
+    CollectionStats,
+    Embeddings,
+    EmbedTimings,
+    Evidence,
+    Metric,
+    Modality,
+    Model,
+    Record,
+    RecordPage,
+    SearchResult,
+    ShardStats,
+)
+from eyebright_client._statuses import read_item_errors
+
+STUBS: dict[Service, Any] = {Service.EMBEDDER: EmbedderServiceStub, Service.INDEX: IndexServiceStub}
+"""The stub class of each service; made with a channel, it has one callable per method."""
+
+_METRICS: dict[Metric, collection_pb2.Metric] = {
+    "cosine": collection_pb2.METRIC_COSINE,
+    "inner_product": collection_pb2.METRIC_INNER_PRODUCT,
+    "l2": collection_pb2.METRIC_L2,
+}
+_METRIC_NAMES = {number: name for name, number in _METRICS.items()}
+_MODALITIES: dict[Modality, search_pb2.Modality] = {
+    "text": search_pb2.MODALITY_TEXT,
+    "image": search_pb2.MODALITY_IMAGE,
+    "record": search_pb2.MODALITY_RECORD,
+}
+_INCLUDES = ("caption", "source_uri", "metadata", "vector")
+
+
+@contextmanager
+def _building(what: str, position: int | None = None) -> Iterator[None]:
+    """Turn protobuf's complaints about a Python value into InvalidArgument."""
+    try:
+        yield
+    except RecursionError as error:
+        raise InvalidArgument(f"{what}: nested too deep", field=what, position=position) from error
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{what}: {error}", field=what, position=position) from error
+
+
+# Embedder
+
+
+def get_model_request() -> embedder_pb2.GetModelRequest:
+    """GetModel."""
+    return embedder_pb2.GetModelRequest()
+
+
+def read_model(response: embedder_pb2.GetModelResponse) -> Model:
+    """The model served."""
+    model = response.model
+    return Model(**{name: getattr(model, name) for name in Model.__slots__})
+
+
+def embed_request(
+    modality: Modality, items: Sequence[bytes]
+) -> embedder_pb2.EmbedTextsRequest | embedder_pb2.EmbedImagesRequest:
+    """EmbedTexts, of captions in UTF-8, or EmbedImages; the vectors come back as float32."""
+    if modality == "text":
+        texts = [item.decode() for item in items]
+        return embedder_pb2.EmbedTextsRequest(texts=texts, element_type=FLOAT32)
+    return embedder_pb2.EmbedImagesRequest(images=items, element_type=FLOAT32)
+
+
+def embed_stream_request(batch_id: int, images: Sequence[bytes]) -> embedder_pb2.EmbedStreamRequest:
+    """One batch of images for EmbedStream, to come back as float16: the precision the index keeps."""
+    request = embedder_pb2.EmbedImagesRequest(images=images, element_type=FLOAT16)
+    return embedder_pb2.EmbedStreamRequest(batch_id=batch_id, images=request)
+
+
+def read_embeddings(response: Message, modality: Modality, request_id: str) -> Embeddings:
+    """The answer to EmbedTexts or EmbedImages; positions count from 0 within it."""
+    timings = response.timings
+    return Embeddings(
+        vectors=_read_vectors(response.vectors),
+        fingerprint=response.vectors.fingerprint,
+        modality=modality,
+        truncated=frozenset(response.truncated) if modality == "text" else frozenset(),
+        errors=read_item_errors(response.statuses, range(len(response.statuses)), request_id),
+        timings=EmbedTimings(timings.decode_seconds, timings.queue_seconds, timings.forward_seconds),
+    )
+
+
+def _read_vectors(batch: VectorBatch) -> np.ndarray:
+    try:
+        return decode_vectors(batch).astype(np.float32)
+    except VectorBatchError as error:
+        raise InternalError(f"the service sent a malformed answer: {error}") from error
+
+
+# Collections
+
+
+def create_collection_request(
+    name: str, dimension: int, fingerprint: str, metric: Metric, shard_count: int | None
+) -> collection_pb2.CreateCollectionRequest:
+    """CreateCollection. Raises InvalidArgument for a metric that does not exist."""
+    if metric not in _METRICS:
+        raise InvalidArgument(f"metric: expected one of {', '.join(_METRICS)}, not {metric!r}", field="metric")
+    with _building("collection"):
+        return collection_pb2.CreateCollectionRequest(
+            name=name, dimension=dimension, fingerprint=fingerprint, metric=_METRICS[metric], shard_count=shard_count
+        )
+
+
+def get_collection_request(name: str) -> collection_pb2.GetCollectionRequest:
+    """GetCollection."""
+    with _building("name"):
+        return collection_pb2.GetCollectionRequest(name=name)
+
+
+def list_collections_request() -> collection_pb2.ListCollectionsRequest:
+    """ListCollections."""
+    return collection_pb2.ListCollectionsRequest()
+
+
+def delete_collection_request(name: str) -> collection_pb2.DeleteCollectionRequest:
+    """DeleteCollection."""
+    with _building("name"):
+        return collection_pb2.DeleteCollectionRequest(name=name)
+
+
+def get_stats_request(collection: str) -> collection_pb2.GetStatsRequest:
+    """GetStats."""
+    with _building("collection"):
+        return collection_pb2.GetStatsRequest(collection=collection)
+
+
+def read_collection(collection: collection_pb2.Collection) -> Collection:
+    """A collection."""
+    return Collection(
+        name=collection.name,
+        dimension=collection.dimension,
+        fingerprint=collection.fingerprint,
+        metric=_METRIC_NAMES[collection.metric],
+        shard_count=collection.shard_count,
+        create_time=collection.create_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+def read_stats(response: collection_pb2.GetStatsResponse) -> CollectionStats:
+    """The statistics of a collection."""
+    return CollectionStats(
+        collection=read_collection(response.collection),
+        record_count=response.record_count,
+        shards=tuple(
+            ShardStats(**{name: getattr(shard, name) for name in ShardStats.__slots__}) for shard in response.shards
+        ),
+    )
+
+
+# Records
+
+
+def record_message(
+    position: int,
+    id: str,  # noqa: A002
+    caption: str | None,
+    source_uri: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> record_pb2.Record:
+    """A record to write. Raises InvalidArgument with the position for values that no record can hold."""
+    if not isinstance(id, str):
+        raise InvalidArgument(f"id: expected text, not {type(id).__name__}", field="id", position=position)
+    encoded = None if metadata is None else _metadata_json(metadata, position)
+    with _building("record", position):
+        record = record_pb2.Record(id=id, caption=caption, source_uri=source_uri, metadata_json=encoded)
+    if record.ByteSize() > RECORD_BYTES:
+        raise InvalidArgument(
+            f"expected at most {RECORD_BYTES} bytes of id, caption, source_uri and metadata, not {record.ByteSize()}",
+            field="record",
+            position=position,
+        )
+    return record
+
+
+def _metadata_json(metadata: Mapping[str, Any], position: int | None = None) -> bytes:
+    if not isinstance(metadata, Mapping):
+        raise InvalidArgument(
+            f"metadata: expected a mapping, not {type(metadata).__name__}", field="metadata", position=position
+        )
+    with _building("metadata", position):
+        return json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def record_bytes(record: record_pb2.Record) -> int:
+    """Size of a record on the wire, without its vector."""
+    return record.ByteSize()
+
+
+def upsert_request(
+    collection: str, records: Sequence[record_pb2.Record], vectors: np.ndarray, fingerprint: str
+) -> record_pb2.UpsertRequest:
+    """Upsert of records with (n, dimension) vectors, sent as float16 if they are, else as float32."""
+    element_type = FLOAT16 if vectors.dtype == np.float16 else FLOAT32
+    with _building("upsert"):
+        return record_pb2.UpsertRequest(
+            collection=collection, records=records, vectors=encode_vectors(vectors, fingerprint, element_type)
+        )
+
+
+def upsert_embedded(
+    batch_id: int, collection: str, records: Sequence[record_pb2.Record], response: embedder_pb2.EmbedImagesResponse
+) -> record_pb2.UpsertStreamRequest | None:
+    """The batch of UpsertStream that follows from an embedded one: the records whose image has a vector, with the
+    embedder's own bytes; None when there is none.
+    """
+    good = [row for row, status in enumerate(response.statuses) if status.code == 0]
+    if not good:
+        return None
+    vectors = response.vectors
+    if len(good) < len(records):
+        vectors = encode_vectors(decode_vectors(vectors)[good], vectors.fingerprint, vectors.element_type)
+    upsert = record_pb2.UpsertRequest(collection=collection, records=[records[row] for row in good], vectors=vectors)
+    return record_pb2.UpsertStreamRequest(batch_id=batch_id, upsert=upsert)
+
+
+def delete_request(collection: str, ids: Sequence[str]) -> record_pb2.DeleteRequest:
+    """Delete."""
+    with _building("ids"):
+        return record_pb2.DeleteRequest(collection=collection, ids=ids)
+
+
+def update_request(
+    collection: str,
+    id: str,  # noqa: A002
+    caption: str | None,
+    source_uri: str | None,
+    metadata: Mapping[str, Any] | None,
+) -> record_pb2.UpdateRecordsRequest:
+    """UpdateRecords of one record; None leaves a field as it is, an empty value removes it."""
+    encoded = None if metadata is None else _metadata_json(metadata) if metadata else b""
+    with _building("update"):
+        update = record_pb2.RecordUpdate(id=id, caption=caption, source_uri=source_uri, metadata_json=encoded)
+        return record_pb2.UpdateRecordsRequest(collection=collection, updates=[update])
+
+
+def get_records_request(
+    collection: str, ids: Sequence[str], include: AnyCollection[str]
+) -> record_pb2.GetRecordsRequest:
+    """GetRecords."""
+    with _building("ids"):
+        return record_pb2.GetRecordsRequest(collection=collection, ids=ids, include=_include(include))
+
+
+def list_records_request(
+    collection: str, page_size: int, page_token: str, include: AnyCollection[str]
+) -> record_pb2.ListRecordsRequest:
+    """ListRecords."""
+    with _building("page_size"):
+        return record_pb2.ListRecordsRequest(
+            collection=collection, page_size=page_size, page_token=page_token, include=_include(include)
+        )
+
+
+def read_records(response: record_pb2.GetRecordsResponse) -> tuple[Record, ...]:
+    """One per id; empty but for the id where its status is not OK."""
+    return _read_records(response.records, response.vectors)
+
+
+def read_found(
+    response: record_pb2.GetRecordsResponse, positions: Sequence[int], request_id: str
+) -> list[Record | None]:
+    """One per id: its record, or None where there is none. Raises the error of an id that can't be one."""
+    errors = read_item_errors(response.statuses, positions, request_id)
+    for error in errors.values():
+        if not isinstance(error, NotFound):
+            raise error
+    records = read_records(response)
+    return [None if position in errors else record for record, position in zip(records, positions, strict=True)]
+
+
+def read_page(response: record_pb2.ListRecordsResponse) -> RecordPage:
+    """One page of records."""
+    return RecordPage(_read_records(response.records, response.vectors), response.next_page_token)
+
+
+def _include(names: AnyCollection[str]) -> record_pb2.Include:
+    unknown = sorted(set(names) - set(_INCLUDES)) if not isinstance(names, str) else [names]
+    if unknown:
+        raise InvalidArgument(f"include: expected any of {_INCLUDES}, not {unknown}", field="include")
+    return record_pb2.Include(**dict.fromkeys(names, True))
+
+
+def _read_records(records: Sequence[record_pb2.Record], batch: VectorBatch) -> tuple[Record, ...]:
+    vectors = _read_vectors(batch) if batch.count else [None] * len(records)
+    return tuple(
+        Record(
+            id=record.id,
+            caption=record.caption if record.HasField("caption") else None,
+            source_uri=record.source_uri if record.HasField("source_uri") else None,
+            metadata=json.loads(record.metadata_json) if record.metadata_json else None,
+            vector=vector,
+        )
+        for record, vector in zip(records, vectors, strict=True)
+    )
+
+
+# Search
+
+
+def search_request(
+    collection: str,
+    queries: np.ndarray | Sequence[str],
+    fingerprint: str,
+    modality: Modality,
+    *,
+    k: int,
+    offset: int,
+    min_score: float | None,
+    include: AnyCollection[str],
+) -> search_pb2.SearchRequest:
+    """Search by (n, dimension) vectors, or by record ids. Raises InvalidArgument for numbers that can't be sent."""
+    for field, number in (("k", k), ("offset", offset)):
+        if not (isinstance(number, int) and 0 <= number < 2**32):
+            raise InvalidArgument(f"{field}: expected a whole number of at least 0, not {number!r}", field=field)
+    with _building("search"):
+        request = search_pb2.SearchRequest(
+            collection=collection,
+            modality=_MODALITIES[modality],
+            k=k,
+            offset=offset,
+            min_score=min_score,
+            include=_include(include),
+        )
+        if isinstance(queries, np.ndarray):
+            request.vectors.CopyFrom(encode_vectors(queries, fingerprint))
+        else:
+            request.records.ids.extend(queries)
+    return request
+
+
+def read_search(response: search_pb2.SearchResponse, positions: Sequence[int], request_id: str) -> list[SearchResult]:
+    """One result per query, without probabilities and with no stage times."""
+    found = response.evidence
+    evidence = Evidence(
+        exact=found.exact,
+        recipe=found.recipe,
+        shards_asked=found.shards_asked,
+        shards_answered=found.shards_answered,
+        rows_scanned=found.rows_scanned,
+        estimated_recall=found.estimated_recall if found.HasField("estimated_recall") else None,
+    )
+    errors = read_item_errors([result.status for result in response.results], positions, request_id)
+    return [
+        SearchResult(error=errors[position])
+        if position in errors
+        else SearchResult(
+            ids=tuple(result.ids),
+            scores=np.array(result.scores, dtype=np.float32),
+            records=_read_records(result.records, VectorBatch()) if result.records else None,
+            vectors=_read_vectors(result.vectors) if result.vectors.count else None,
+            evidence=evidence,
+        )
+        for result, position in zip(response.results, positions, strict=True)
+    ]
+
+
+def read_search_seconds(response: search_pb2.SearchResponse) -> tuple[float, float]:
+    """Seconds of the slowest shard, and of merging."""
+    return response.evidence.shard_search_seconds, response.evidence.merge_seconds

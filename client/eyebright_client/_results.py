@@ -1,0 +1,292 @@
+"""What the client answers: frozen values, free of protobuf.
+
+Owns the result types. Knows no message and makes no call.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+
+from eyebright_client._exceptions import CallError
+
+Metric: TypeAlias = Literal["cosine", "inner_product", "l2"]
+Modality: TypeAlias = Literal["text", "image", "record"]
+IncludeField: TypeAlias = Literal["caption", "source_uri", "metadata", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The checkpoint that the embedder serves, and the limits of its requests."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    image_size: int
+    text_length: int
+    logit_scale: float
+    logit_bias: float
+    max_items: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_text_bytes: int
+
+    def probability(self, cosine: np.ndarray | float) -> np.ndarray:
+        """Probability that a caption and an image with this cosine match, in the shape of ``cosine``.
+
+        sigmoid(exp(logit_scale) * cosine + logit_bias), the training objective of SigLIP (arXiv 2303.15343).
+        """
+        logit = np.exp(self.logit_scale) * np.asarray(cosine, dtype=np.float64) + self.logit_bias
+        return np.asarray(np.exp(-np.logaddexp(0.0, -logit)))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedTimings:
+    """Seconds that the embedder spent, by stage; summed over the requests that were needed."""
+
+    decode_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    forward_seconds: float = 0.0
+
+    def __add__(self, other: "EmbedTimings") -> "EmbedTimings":
+        return EmbedTimings(
+            self.decode_seconds + other.decode_seconds,
+            self.queue_seconds + other.queue_seconds,
+            self.forward_seconds + other.forward_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """One vector of length 1, float32 (dimension,), with the fingerprint of its space and what it was made of."""
+
+    vector: np.ndarray
+    fingerprint: str
+    modality: Modality
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings(Sequence[Embedding]):
+    """Vectors of many captions or images, in their order.
+
+    ``vectors``: float32 (n, dimension), each row of length 1; the row of an item that failed is zeros. ``truncated``:
+    positions of captions that were cut at the model's text length. ``errors``: position -> why there is no vector.
+    Indexing gives one Embedding, and raises the error of an item that failed.
+    """
+
+    vectors: np.ndarray
+    fingerprint: str
+    modality: Modality
+    truncated: frozenset[int] = frozenset()
+    errors: Mapping[int, CallError] = field(default_factory=dict)
+    timings: EmbedTimings = field(default_factory=EmbedTimings)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @overload
+    def __getitem__(self, position: int) -> Embedding: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Embedding]: ...
+    def __getitem__(self, position: int | slice) -> Embedding | list[Embedding]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        found = range(len(self))[position]
+        if found in self.errors:
+            raise self.errors[found]
+        return Embedding(self.vectors[found], self.fingerprint, self.modality, found in self.truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named set of records in one vector space. ``create_time`` is in UTC."""
+
+    name: str
+    dimension: int
+    fingerprint: str
+    metric: Metric
+    shard_count: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStats:
+    """The state of one shard."""
+
+    record_count: int
+    tombstone_count: int
+    disk_bytes: int
+    vector_bytes: int
+    applied_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionStats:
+    """How large a collection is and where it lies."""
+
+    collection: Collection
+    record_count: int
+    shards: tuple[ShardStats, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """A record: None stands for what it does not have or what was not asked for. ``vector``: (dimension,) float32."""
+
+    id: str
+    caption: str | None = None
+    source_uri: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    vector: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Records in the order of their ids, and the token of the next page; empty after the last one."""
+
+    records: tuple[Record, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hit:
+    """One record that was found.
+
+    ``score``: in the unit of the collection's metric, larger is better (cosine: -1 to 1). ``probability``: that
+    caption and image match, 0 to 1, by the model's own scale and bias; None unless a caption was searched under the
+    cosine metric. It is small even for good matches: it was trained on one true caption among thousands. The rest is
+    None when the record lacks it or ``include`` did not ask for it.
+    """
+
+    id: str
+    score: float
+    probability: float | None = None
+    caption: str | None = None
+    source_uri: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    vector: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How an answer was found, and how far it can be trusted.
+
+    ``exact``: every record was compared, so that no better hit exists. ``estimated_recall``: expected share of the
+    exact top k among the hits, 0 to 1; None when unknown. ``rows_scanned``: vectors compared with the query.
+    """
+
+    exact: bool
+    recipe: str
+    shards_asked: int
+    shards_answered: int
+    rows_scanned: int
+    estimated_recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Seconds that a search spent, by stage; 0 for a stage it did not need.
+
+    ``decode`` (or tokenisation), ``queue`` and ``forward`` happen in the embedder, ``shard_search`` and ``merge`` in
+    the index; ``total`` is the whole call as the caller saw it. In ``search_many`` queries share requests: decode,
+    queue, forward and total are those of the whole call, shard_search and merge those of the request the query was
+    in.
+    """
+
+    decode_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    shard_search_seconds: float = 0.0
+    merge_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchResult(Sequence[Hit]):
+    """The hits of one query, best first: a sequence of Hit, kept in columns.
+
+    ``scores`` and ``probabilities`` (None unless a caption was searched under the cosine metric) are (n,) arrays;
+    ``records`` and ``vectors`` (n, dimension) are None unless asked for. ``error``: in ``search_many``, why this
+    query has no answer (then there are no hits and ``evidence`` is None); ``search`` raises it instead.
+    """
+
+    ids: tuple[str, ...] = ()
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    probabilities: np.ndarray | None = None
+    records: tuple[Record, ...] | None = None
+    vectors: np.ndarray | None = None
+    evidence: Evidence | None = None
+    stages: Stages = field(default_factory=Stages)
+    truncated: bool = False
+    error: CallError | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, rank: int) -> Hit: ...
+    @overload
+    def __getitem__(self, rank: slice) -> list[Hit]: ...
+    def __getitem__(self, rank: int | slice) -> Hit | list[Hit]:
+        if isinstance(rank, slice):
+            return [self[i] for i in range(*rank.indices(len(self)))]
+        record = self.records[rank] if self.records is not None else Record(self.ids[rank])
+        return Hit(
+            id=self.ids[rank],
+            score=float(self.scores[rank]),
+            probability=None if self.probabilities is None else float(self.probabilities[rank]),
+            caption=record.caption,
+            source_uri=record.source_uri,
+            metadata=record.metadata,
+            vector=None if self.vectors is None else self.vectors[rank],
+        )
+
+    def __iter__(self) -> Iterator[Hit]:
+        return (self[rank] for rank in range(len(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that was refused: its position in the input from 0, its id, and why."""
+
+    position: int
+    id: str
+    error: CallError
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReport:
+    """What became of the records of one ``upsert``: ``written`` are on disk and can be found."""
+
+    written: int
+    failed: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far ``index_images`` is: ``done`` images are acknowledged by the index, ``skipped`` were there before.
+
+    ``total`` is None when the input does not know its length.
+    """
+
+    done: int
+    total: int | None
+    failed: int
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexReport:
+    """What became of the images of one ``index_images``.
+
+    ``indexed``: written in this call and acknowledged by the index; ``skipped``: were there before; ``failed``: one
+    entry per image that is not in the collection because of this call.
+    """
+
+    indexed: int
+    skipped: int
+    failed: tuple[Failure, ...]
+    seconds: float

@@ -1,0 +1,91 @@
+"""What the operations of one client share, and one operation's view of it.
+
+Owns the caches of the model and of collections, request ids, and the steps that several operations need. Performs no
+I/O.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from eyebright_client import _messages
+from eyebright_client._calls import Call, Message, Operation, Service
+from eyebright_client._exceptions import EmbedderNotConfigured
+from eyebright_client._results import Collection, Model
+from eyebright_client._timeouts import Timeouts
+
+COLLECTION_SECONDS = 60.0
+"""How long a collection's metric and fingerprint are believed: it may be deleted and made anew by others."""
+
+
+@dataclass(slots=True)
+class ClientState:
+    """What a client keeps between calls. Every change is one assignment, so that threads may share it."""
+
+    has_embedder: bool
+    default_collection: str
+    timeouts: Timeouts
+    model: Model | None = None
+    collections: dict[str, tuple[Collection, float]] = field(default_factory=dict)
+
+
+class Session:
+    """One operation of a client: all its calls, to both services, carry the same request id."""
+
+    def __init__(self, state: ClientState) -> None:
+        self.state = state
+        self.timeouts = state.timeouts
+        self.request_id = uuid.uuid4().hex
+
+    def collection_name(self, name: str | None) -> str:
+        """The name given, else the client's own."""
+        return self.state.default_collection if name is None else name
+
+    def require_embedder(self, what: str) -> None:
+        """Raise EmbedderNotConfigured when the client was made without one."""
+        if not self.state.has_embedder:
+            raise EmbedderNotConfigured(what)
+
+    def embedder(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
+        """Call the embedder."""
+        self.require_embedder(method)
+        return (yield Call(Service.EMBEDDER, method, request, timeout_seconds, self.request_id))
+
+    def index(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
+        """Call the index."""
+        return (yield Call(Service.INDEX, method, request, timeout_seconds, self.request_id))
+
+    def model(self, wait: Callable[[], float] | None = None) -> Operation[Model]:
+        """The embedder's model, asked for once. ``wait`` gives the timeout of the call in seconds."""
+        if self.state.model is None:
+            seconds = wait() if wait else self.timeouts.read
+            response = yield from self.embedder("GetModel", _messages.get_model_request(), seconds)
+            self.state.model = _messages.read_model(response)
+        return self.state.model
+
+    def notice_fingerprint(self, fingerprint: str) -> None:
+        """Forget the model when the embedder answers with another fingerprint: it was restarted with another
+        checkpoint.
+        """
+        model = self.state.model
+        if model is not None and fingerprint and model.fingerprint != fingerprint:
+            self.state.model = None
+
+    def collection(self, name: str, wait: Callable[[], float] | None = None) -> Operation[Collection]:
+        """A collection, believed for COLLECTION_SECONDS."""
+        known = self.state.collections.get(name)
+        if known is not None and time.monotonic() - known[1] < COLLECTION_SECONDS:
+            return known[0]
+        seconds = wait() if wait else self.timeouts.read
+        response = yield from self.index("GetCollection", _messages.get_collection_request(name), seconds)
+        return self.remember(_messages.read_collection(response.collection))
+
+    def remember(self, collection: Collection) -> Collection:
+        """Keep a collection that was just seen."""
+        self.state.collections[collection.name] = (collection, time.monotonic())
+        return collection
+
+    def forget(self, name: str) -> None:
+        """Drop what is believed of a collection."""
+        self.state.collections.pop(name, None)

@@ -1,0 +1,30 @@
+"""What a backend is: numbers in, unit vectors out.
+
+Owns the contract between the batcher and whatever computes. A backend knows neither queues nor gRPC.
+"""
+
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+
+class Tower(StrEnum):
+    """The two halves of a SigLIP checkpoint."""
+
+    TEXT = "text"
+    IMAGE = "image"
+
+
+class Backend(Protocol):
+    """Runs both towers on one device. Called from one thread at a time."""
+
+    device: str
+    """Where it runs, e.g. ``cpu`` or ``cuda:0``."""
+
+    def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
+        """Vectors (n, dimension) float32 of Euclidean length 1, each a function of its own row alone.
+
+        ``batch`` is (n, size, size, 3) uint8 RGB for the image tower, (n, text_length) int64 token ids for the text
+        tower.
+        """

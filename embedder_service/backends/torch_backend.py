@@ -1,0 +1,41 @@
+"""The towers in PyTorch, in float32.
+
+Owns normalising pixels, the forward pass and the length of the vectors. Knows nothing of queues, files or gRPC.
+"""
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from embedder_service.backends import Tower
+from embedder_service.backends.siglip import Siglip
+from embedder_service.images import Preprocessing
+
+
+class TorchBackend:
+    """Runs a Siglip on the CPU or on a CUDA device. Raises RuntimeError when torch can't reach the device."""
+
+    def __init__(self, model: Siglip, preprocessing: Preprocessing, device: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        # cuDNN rounds convolutions to TF32 (10 bits) by default; the patch embedding is one.
+        torch.backends.cudnn.allow_tf32 = False
+        self.device = device
+        self._model = model.to(device)
+        scale, offset = preprocessing.affine()
+        self._scale = torch.tensor(scale, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        self._offset = torch.tensor(offset, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+
+    def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, dimension) float32; see Backend.forward."""
+        with torch.inference_mode():
+            rows = torch.from_numpy(batch).to(self.device)
+            if tower is Tower.TEXT:
+                pooled = self._model.text_model(rows)
+            else:
+                pooled = self._model.vision_model(self.pixel_values(rows))
+            vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
+            return vectors
+
+    def pixel_values(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, size, size, 3) uint8 -> (n, 3, size, size) float32, rescaled and normalised by the checkpoint's rule."""
+        return pixels.permute(0, 3, 1, 2).float() * self._scale + self._offset

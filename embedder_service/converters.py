@@ -1,0 +1,75 @@
+"""What was computed -> the messages that say so.
+
+Owns the mapping onto embedder_service.proto. Computes nothing.
+"""
+
+from eyebright.embedder.v1 import embedder_service_pb2 as messages
+from eyebright.vectors.numpy_codec import encode_vectors
+from eyebright.vectors.v1.vectors_pb2 import ElementType
+from google.rpc import status_pb2
+
+from embedder_service.checkpoint import Checkpoint
+from embedder_service.embedder import Embeddings
+from embedder_service.settings import EmbedderSettings
+from service_runtime.errors import OK_STATUS, InvalidArgument
+
+
+def check_element_type(element_type: ElementType) -> None:
+    """Raise InvalidArgument for a number that names no type."""
+    if element_type not in ElementType.values():
+        known = max(ElementType.values())
+        raise InvalidArgument(f"expected an ElementType, 0 to {known}, not {element_type}", field="element_type")
+
+
+def to_texts_response(
+    embeddings: Embeddings, fingerprint: str, element_type: ElementType
+) -> messages.EmbedTextsResponse:
+    """The answer to EmbedTexts."""
+    return messages.EmbedTextsResponse(
+        vectors=encode_vectors(embeddings.vectors, fingerprint, element_type),
+        statuses=_statuses(embeddings),
+        truncated=embeddings.truncated,
+        timings=_timings(embeddings),
+    )
+
+
+def to_images_response(
+    embeddings: Embeddings, fingerprint: str, element_type: ElementType
+) -> messages.EmbedImagesResponse:
+    """The answer to EmbedImages."""
+    return messages.EmbedImagesResponse(
+        vectors=encode_vectors(embeddings.vectors, fingerprint, element_type),
+        statuses=_statuses(embeddings),
+        timings=_timings(embeddings),
+    )
+
+
+def to_model(checkpoint: Checkpoint, settings: EmbedderSettings) -> messages.Model:
+    """What GetModel says."""
+    return messages.Model(
+        name=checkpoint.name,
+        fingerprint=checkpoint.fingerprint,
+        dimension=checkpoint.dimension,
+        image_size=checkpoint.preprocessing.size,
+        text_length=checkpoint.tokenizer.layout.length,
+        logit_scale=checkpoint.logit_scale,
+        logit_bias=checkpoint.logit_bias,
+        max_items=settings.max_items,
+        max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
+        max_text_bytes=settings.max_text_bytes,
+    )
+
+
+def _statuses(embeddings: Embeddings) -> list[status_pb2.Status]:
+    faults = embeddings.faults
+    return [faults[i].to_status() if i in faults else OK_STATUS for i in range(len(embeddings.vectors))]
+
+
+def _timings(embeddings: Embeddings) -> messages.EmbedTimings:
+    timings = embeddings.timings
+    return messages.EmbedTimings(
+        decode_seconds=timings.decode_seconds,
+        queue_seconds=timings.queue_seconds,
+        forward_seconds=timings.forward_seconds,
+    )

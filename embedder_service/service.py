@@ -1,0 +1,103 @@
+"""The life of the embedder inside the service runtime: load, warm up, serve, stop.
+
+Owns how the parts are put together. Knows nothing of what they do.
+"""
+
+import asyncio
+import logging
+import os
+import time
+
+import numpy as np
+from eyebright.embedder.v1 import embedder_service_pb2
+from eyebright.embedder.v1.embedder_service_pb2_grpc import add_EmbedderServiceServicer_to_server
+from grpc import aio
+from prometheus_client import CollectorRegistry
+
+from embedder_service.backends import Backend, Tower
+from embedder_service.backends.torch_backend import TorchBackend
+from embedder_service.checkpoint import Checkpoint, load_checkpoint
+from embedder_service.checkpoint_files import CheckpointError, CheckpointFiles
+from embedder_service.converters import to_model
+from embedder_service.embedder import Embedder
+from embedder_service.images import ImageDecoder
+from embedder_service.metrics import EmbedderMetrics
+from embedder_service.servicer import EmbedderServicer
+from embedder_service.settings import EmbedderSettings
+
+_logger = logging.getLogger("eyebright.embedder")
+
+
+class EmbedderService:
+    """What service_runtime hosts. Ready means that both towers have just embedded something."""
+
+    service_name = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name
+
+    def __init__(self, files: CheckpointFiles, settings: EmbedderSettings, registry: CollectorRegistry) -> None:
+        self._files = files
+        self._settings = settings
+        self._metrics = EmbedderMetrics(registry)
+        self._server: aio.Server | None = None
+        self._embedder: Embedder | None = None
+
+    def register(self, server: aio.Server) -> None:
+        """Remember the server: the servicer joins it once there is a model to answer for."""
+        self._server = server
+
+    async def start(self) -> None:
+        """Load the checkpoint and warm it up. Raises CheckpointError when it can't be served."""
+        began = time.monotonic()
+        checkpoint, backend = await asyncio.to_thread(self._load)
+        settings = self._settings
+        self._embedder = Embedder(
+            checkpoint.tokenizer,
+            ImageDecoder(checkpoint.preprocessing, settings.max_image_bytes, settings.max_image_pixels),
+            backend,
+            checkpoint.dimension,
+            settings,
+            self._metrics,
+        )
+        servicer = EmbedderServicer(self._embedder, to_model(checkpoint, settings), settings.stream_window)
+        add_EmbedderServiceServicer_to_server(servicer, self._server)
+        stated = {
+            "model_name": checkpoint.name,
+            "fingerprint": checkpoint.fingerprint,
+            "dimension": str(checkpoint.dimension),
+            "device": backend.device,
+        }
+        self._metrics.model.info(stated)
+        seconds = round(time.monotonic() - began, 3)
+        _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
+
+    async def stop(self) -> None:
+        """End the embedder's threads."""
+        if self._embedder is not None:
+            await self._embedder.stop()
+
+    def _load(self) -> tuple[Checkpoint, Backend]:
+        settings = self._settings
+        checkpoint = load_checkpoint(self._files, settings.max_text_bytes)
+        threads = settings.torch_threads or len(os.sched_getaffinity(0))
+        try:
+            backend = TorchBackend(checkpoint.model, checkpoint.preprocessing, settings.device, threads)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            raise CheckpointError(f"device {settings.device} can't be used: {error}") from error
+        _warm_up(backend, checkpoint)
+        return checkpoint, backend
+
+
+def _warm_up(backend: Backend, checkpoint: Checkpoint) -> None:
+    """One forward pass of each tower. Raises CheckpointError when a vector is not of length 1."""
+    side = checkpoint.preprocessing.size
+    caption = checkpoint.tokenizer.tokenise(["a photo"], "texts")[0]
+    if isinstance(caption, Exception):
+        raise CheckpointError(f"{checkpoint.name}: the tokenizer refuses 'a photo': {caption}")
+    rows = {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
+    for tower, row in rows.items():
+        vectors = backend.forward(tower, row[None])
+        length = float(np.linalg.norm(vectors[0]))
+        if vectors.shape != (1, checkpoint.dimension) or not abs(length - 1) < 1e-3:
+            raise CheckpointError(
+                f"{checkpoint.name}: expected a vector of {checkpoint.dimension} numbers and length 1 from the {tower} "
+                f"tower, not shape {vectors.shape[1:]} and length {length:.3g}"
+            )

@@ -1,0 +1,78 @@
+"""The settings of the embedder service.
+
+Owns their names, units, ranges and defaults. Knows nothing of what they configure.
+"""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from service_runtime.settings import ServiceSettings
+
+
+class EmbedderSettings(ServiceSettings):
+    """
+    Turn captions and images into vectors with a SigLIP checkpoint, over gRPC.
+
+    Every option can also be given by the environment: --max-items is EYEBRIGHT_EMBEDDER_MAX_ITEMS.
+    Try: python -m embedder_service                           (the bundled demo checkpoint)
+    or:  python -m embedder_service --model /models/siglip2   (a folder in Hugging Face's layout)
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EYEBRIGHT_EMBEDDER_", cli_prog_name="python -m embedder_service")
+
+    port: int = Field(7001, ge=0, le=65_535)
+    """TCP port for gRPC, 0 to 65,535; 0 takes a free one and says which."""
+
+    metrics_port: int = Field(9101, ge=0, le=65_535)
+    """TCP port for /metrics, /livez and /readyz, 0 to 65,535; 0 takes a free one and says which."""
+
+    model: str = Field("demo", min_length=1)
+    """What to serve: "demo" (the bundled checkpoint), a folder that holds a SigLIP checkpoint, or an OWNER/NAME of the
+    Hugging Face hub. Fixed-resolution SigLIP and SigLIP 2 are served."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub model; None takes its main branch. Name a commit, so that the vector space
+    can't change."""
+
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where the towers run: cpu, cuda or cuda:N."""
+
+    batch_limit: int = Field(32, ge=1, le=4096)
+    """Most items of one forward pass, 1 to 4,096."""
+
+    queue_limit: int = Field(2048, ge=2, le=1_000_000)
+    """Most items of a tower taken in and not yet answered, at least twice max_items, to 1,000,000.
+    Past it a call gets RESOURCE_EXHAUSTED; streams wait instead, and take at most half."""
+
+    stream_window: int = Field(4, ge=1, le=64)
+    """Most batches of one stream in flight, 1 to 64. More are read only when an answer has been sent."""
+
+    max_items: int = Field(256, ge=1, le=4096)
+    """Most items in one request, 1 to 4,096."""
+
+    max_image_bytes: int = Field(20 * 1024 * 1024, ge=1, le=1024 * 1024 * 1024)
+    """Largest encoded image, in bytes, 1 to 1 GiB. max_message_bytes bounds the images of one request together."""
+
+    max_image_pixels: int = Field(64_000_000, ge=1, le=1_000_000_000)
+    """Largest image once decoded, in pixels, 1 to 1,000,000,000. Decoding takes up to
+    11 bytes a pixel in each decoding thread."""
+
+    max_text_bytes: int = Field(32 * 1024, ge=1, le=1024 * 1024)
+    """Largest caption, in bytes of UTF-8, 1 to 1 MiB."""
+
+    torch_threads: int = Field(0, ge=0, le=1024)
+    """Threads of one forward pass on the CPU, 1 to 1,024; 0 takes one for each core this process may use."""
+
+    decode_threads: int = Field(0, ge=0, le=1024)
+    """Images decoded at a time, 1 to 1,024; 0 takes one for each core this process may use."""
+
+    @model_validator(mode="after")
+    def _check_queue(self) -> Self:
+        if self.queue_limit < 2 * self.max_items:
+            raise ValueError(
+                f"queue_limit is {self.queue_limit}; expected at least {2 * self.max_items}, twice max_items, "
+                "so that one request finds room beside the streams"
+            )
+        return self

@@ -1,0 +1,242 @@
+"""The collections on disk: which there are, made and removed so that a crash leaves no half of one.
+
+Owns the data folder: its lock, its layout and each collection's description.
+
+    DATA_FOLDER/
+      lock                                held by the one process that uses the folder
+      collections/NAME/collection.json    what is fixed at creation
+      collections/NAME/shard-000/         a shard's own files
+      collections/.creating-*             half made; removed when the folder is opened
+      collections/.deleting-*             half removed; removed when the folder is opened
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import re
+import resource
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any
+
+from index_service.collection import Collection, CollectionSpec
+from index_service.metrics import IndexMetrics
+from index_service.record_store import StoreError, StoreFull
+from index_service.shard import Shard
+from index_service.vector_space import Metric, VectorSpace
+from index_service.workers import Workers
+from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
+
+_FORMAT = 1
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_LEFTOVER_PREFIXES = (".creating-", ".deleting-")
+_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+_logger = logging.getLogger("eyebright.catalog")
+
+
+class DataFolderError(Exception):
+    """The data folder can't be used; the message says why, in one line."""
+
+
+class Catalog:
+    """The collections of one data folder. Any thread may call it."""
+
+    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics) -> None:
+        """Lock the folder, clear what a crash left, and open every collection. Raises DataFolderError."""
+        self._folder = folder / "collections"
+        self._workers = workers
+        self._metrics = metrics
+        self._changing = Lock()
+        self._collections: dict[str, Collection] = {}
+        _raise_open_file_limit()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder / "lock")
+        except OSError as error:
+            raise DataFolderError(f"the data folder {folder} can't be used: {error}") from error
+        try:
+            self._open_all()
+        except BaseException:
+            self.close()
+            raise
+        metrics.watch(self._record_count, lambda: len(self._collections), self._read_only_count)
+
+    def close(self) -> None:
+        """Close every collection and let go of the folder."""
+        with self._changing:
+            for collection in self._collections.values():
+                collection.close()
+            self._collections = {}
+            self._lock.close()
+
+    def get(self, name: str) -> Collection:
+        """The collection of this name. Raises NotFound."""
+        collection = self._collections.get(name)
+        if collection is None:
+            raise NotFound(f"there is no collection {name!r}")
+        return collection
+
+    def by_name(self) -> list[Collection]:
+        """All collections, in the order of their names."""
+        return [collection for _, collection in sorted(self._collections.items())]
+
+    def create(self, name: str, space: VectorSpace, shard_count: int) -> Collection:
+        """Make an empty collection, durably. Raises AlreadyExists, ResourceExhausted (disk full) or Unavailable."""
+        with self._changing:
+            self.refuse_existing(name)
+            spec = CollectionSpec(name, space, shard_count, time.time_ns())
+            made = self._folder / f".creating-{name}-{uuid.uuid4().hex}"
+            try:
+                _write_collection(made, spec)
+                made = made.rename(self._folder / name)
+                _sync(self._folder)
+                collection = self._open(spec)
+            except (OSError, StoreError) as error:
+                shutil.rmtree(made, ignore_errors=True)
+                message = f"collection {name!r} can't be created: {error}"
+                full = isinstance(error, StoreFull) or getattr(error, "errno", None) in _FULL_ERRNOS
+                raise (ResourceExhausted(message) if full else Unavailable(message)) from error
+            self._collections = {**self._collections, name: collection}
+            return collection
+
+    def refuse_existing(self, name: str) -> None:
+        """Raise AlreadyExists when the name is in use."""
+        if name in self._collections:
+            raise AlreadyExists(f"there is a collection {name!r} already", field="name")
+
+    def delete(self, name: str) -> None:
+        """Remove a collection and everything in it. Raises NotFound, Unavailable when its folder can't be moved."""
+        with self._changing:
+            collection = self.get(name)
+            self._collections = {known: other for known, other in self._collections.items() if known != name}
+            collection.close()
+            aside = self._folder / f".deleting-{name}-{uuid.uuid4().hex}"
+            try:
+                (self._folder / name).rename(aside)
+                _sync(self._folder)
+            except OSError as error:
+                self._collections = {**self._collections, name: self._open(collection.spec)}
+                raise Unavailable(f"collection {name!r} can't be deleted: {error}") from error
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _open_all(self) -> None:
+        specs: list[CollectionSpec] = []
+        for folder in sorted(self._folder.iterdir()):
+            if folder.name.startswith(_LEFTOVER_PREFIXES):
+                shutil.rmtree(folder)
+                _logger.info("leftover removed", extra={"folder": str(folder)})
+            elif folder.is_dir():
+                specs.append(_read_spec(folder))
+        for spec in specs:
+            try:
+                self._collections[spec.name] = self._open(spec)
+            except StoreError as error:
+                raise DataFolderError(f"collection {spec.name!r} can't be opened: {error}") from error
+
+    def _open(self, spec: CollectionSpec) -> Collection:
+        """Open all shards side by side; each loads its vectors. Raises StoreError."""
+
+        def open_shard(number: int) -> Shard:
+            folder = _shard_folder(self._folder / spec.name, number)
+            name = f"shard {number} of collection {spec.name!r}"
+            return Shard(folder, name, spec.space.dimension, self._metrics)
+
+        with ThreadPoolExecutor(min(spec.shard_count, 8)) as openers:
+            futures = [openers.submit(open_shard, number) for number in range(spec.shard_count)]
+        failed = [error for future in futures if (error := future.exception()) is not None]
+        if failed:
+            for future in futures:
+                if future.exception() is None:
+                    future.result().close()
+            raise failed[0]
+        return Collection(spec, [future.result() for future in futures], self._workers, self._metrics)
+
+    def _record_count(self) -> int:
+        return sum(len(collection) for collection in self._collections.values())
+
+    def _read_only_count(self) -> int:
+        return sum(shard.read_only for collection in self._collections.values() for shard in collection.shards)
+
+
+def is_collection_name(name: str) -> bool:
+    """Whether a collection may be called this; a name is a folder's name too."""
+    return _NAME.fullmatch(name) is not None
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """Open the file and hold its lock until it is closed. Raises DataFolderError when another process holds it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DataFolderError(f"the data folder {path.parent} is in use by another process") from None
+    return file
+
+
+def _write_collection(folder: Path, spec: CollectionSpec) -> None:
+    """Write a whole new collection to a folder, and everything of it to disk."""
+    folder.mkdir()
+    for number in range(spec.shard_count):
+        shard_folder = _shard_folder(folder, number)
+        shard_folder.mkdir()
+        Shard.create(shard_folder, spec.space.dimension)
+        _sync(shard_folder)
+    with (folder / "collection.json").open("w", encoding="utf-8") as file:
+        json.dump(_describe(spec), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _describe(spec: CollectionSpec) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "name": spec.name,
+        "dimension": spec.space.dimension,
+        "fingerprint": spec.space.fingerprint,
+        "metric": spec.space.metric.value,
+        "shard_count": spec.shard_count,
+        "create_time_ns": spec.create_time_ns,
+    }
+
+
+def _read_spec(folder: Path) -> CollectionSpec:
+    """The description of a collection. Raises DataFolderError when it is missing, damaged or of another format."""
+    path = folder / "collection.json"
+    try:
+        described = json.loads(path.read_text("utf-8"))
+        if described["format"] != _FORMAT:
+            raise DataFolderError(f"{path}: expected format {_FORMAT}, not {described['format']}")
+        if described["name"] != folder.name:
+            raise DataFolderError(f"{path}: expected the name {folder.name!r}, not {described['name']!r}")
+        space = VectorSpace(described["dimension"], described["fingerprint"], Metric(described["metric"]))
+        return CollectionSpec(folder.name, space, described["shard_count"], described["create_time_ns"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataFolderError(f"{path} is missing or damaged: {error!r}") from error
+
+
+def _shard_folder(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:03d}"
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _raise_open_file_limit() -> None:
+    """Take all the open files the system allows: each shard holds about ten."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

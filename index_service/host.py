@@ -1,0 +1,48 @@
+"""What the service runtime hosts: the servicer, and what must be open for it to answer.
+
+Owns the order of opening and closing.
+"""
+
+import asyncio
+
+from grpc import aio
+from prometheus_client import CollectorRegistry
+
+from index_service.catalog import Catalog
+from index_service.metrics import IndexMetrics
+from index_service.servicer import SERVICE_NAME, IndexServicer, register
+from index_service.settings import IndexSettings
+from index_service.workers import Workers
+
+
+class IndexHost:
+    """The index service, ready to be hosted."""
+
+    service_name = SERVICE_NAME
+
+    def __init__(self, settings: IndexSettings, registry: CollectorRegistry) -> None:
+        self._settings = settings
+        self._metrics = IndexMetrics(registry)
+        self._workers = Workers(settings.search_threads)
+        self._servicer = IndexServicer(settings)
+        self._catalog: Catalog | None = None
+
+    def register(self, server: aio.Server) -> None:
+        """Add the servicer to the server."""
+        register(self._servicer, server)
+
+    async def start(self) -> None:
+        """Open all collections; the server answers nobody before. Raises DataFolderError."""
+        folder = self._settings.data_folder
+        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics)
+        self._servicer.serve(self._catalog)
+
+    async def stop(self) -> None:
+        """Let the work under way end, then close everything."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._servicer.close()
+        self._workers.close()
+        if self._catalog is not None:
+            self._catalog.close()

@@ -1,0 +1,204 @@
+"""The vectors of one shard in memory: blocks that grow, never move, and are read without a lock.
+
+Owns where a vector lies and which are dead. One writer at a time changes a Memtable; readers take its ``view``, which
+never changes. Knows nothing of disks, requests or scores.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from index_service.records import Delete, Update, Upsert, Write
+
+_ADDRESS_BITS = 14
+_FIRST_BLOCK_ROWS = 256
+_LARGEST_BLOCK_ROWS = 1 << _ADDRESS_BITS
+_COMPACT_FROM_TOMBSTONES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """The first rows of one block, as they stood when the view was taken."""
+
+    vectors: np.ndarray
+    """(rows, dimension) float32, each number rounded to float16."""
+    ids: np.ndarray
+    """(rows,) str objects."""
+    dead: np.ndarray | None
+    """(rows,) bool: deleted or replaced; None where none is."""
+    dead_count: int
+    longest: float
+    """No vector of the block is longer."""
+
+    @property
+    def rows(self) -> int:
+        """Vectors in the block, dead ones included."""
+        return len(self.ids)
+
+    @property
+    def live_count(self) -> int:
+        """Vectors that can be found."""
+        return self.rows - self.dead_count
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All a search needs of one shard; immutable."""
+
+    blocks: tuple[BlockView, ...]
+
+    @property
+    def rows(self) -> int:
+        """Vectors in all blocks, dead ones included."""
+        return sum(block.rows for block in self.blocks)
+
+    @property
+    def live_count(self) -> int:
+        """Vectors that can be found."""
+        return sum(block.live_count for block in self.blocks)
+
+    def vectors_at(self, addresses: np.ndarray) -> np.ndarray:
+        """The vectors (n, dimension) float32 at addresses (n,), as hits carry them."""
+        pairs = ((address >> _ADDRESS_BITS, address & (_LARGEST_BLOCK_ROWS - 1)) for address in addresses.tolist())
+        return np.stack([self.blocks[block].vectors[row] for block, row in pairs])
+
+
+def addresses_in(block: int, rows: np.ndarray) -> np.ndarray:
+    """The addresses of rows of one block of a view."""
+    return rows.astype(np.int64) + (block << _ADDRESS_BITS)
+
+
+class _Block:
+    """A block while it grows. ``dead`` is replaced, never changed, so that views may share it."""
+
+    def __init__(self, capacity: int, dimension: int) -> None:
+        self.vectors = np.empty((capacity, dimension), dtype=np.float32)
+        self.ids = np.empty(capacity, dtype=object)
+        self.dead: np.ndarray | None = None
+        self.rows = 0
+        self.dead_count = 0
+        self.longest = 0.0
+
+    @property
+    def room(self) -> int:
+        return len(self.ids) - self.rows
+
+    def append(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        end = self.rows + len(ids)
+        stored = self.vectors[self.rows : end]
+        stored[:] = vectors
+        self.ids[self.rows : end] = ids
+        lengths = np.sqrt(np.einsum("nd,nd->n", stored, stored, dtype=np.float64))
+        self.longest = max(self.longest, float(lengths.max()))
+        self.rows = end
+
+    def bury(self, rows: list[int]) -> None:
+        dead = np.zeros(len(self.ids), dtype=bool) if self.dead is None else self.dead.copy()
+        dead[rows] = True
+        self.dead = dead
+        self.dead_count += len(rows)
+
+    def view(self) -> BlockView:
+        dead = None if self.dead is None else self.dead[: self.rows]
+        return BlockView(self.vectors[: self.rows], self.ids[: self.rows], dead, self.dead_count, self.longest)
+
+
+class Memtable:
+    """The vectors of one shard, by id."""
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension = dimension
+        self._blocks: list[_Block] = []
+        self._addresses: dict[str, int] = {}
+        self.view = View(())
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of all vectors held, dead ones included."""
+        return self.view.rows * self._dimension * 4
+
+    @property
+    def tombstone_count(self) -> int:
+        """Dead vectors still held."""
+        return self.view.rows - self.view.live_count
+
+    def vector_of(self, record_id: str) -> np.ndarray | None:
+        """The vector (dimension,) float32 of a record, or None when there is none. Needs no lock."""
+        address = self._addresses.get(record_id)
+        if address is None:
+            return None
+        # Rows are never overwritten, so an address taken a moment ago still leads to the vector it led to then.
+        vector: np.ndarray = self._blocks[address >> _ADDRESS_BITS].vectors[address & (_LARGEST_BLOCK_ROWS - 1)]
+        return vector.copy()
+
+    def apply(self, write: Write) -> None:
+        """Make a write visible, all of it at once. Only one thread may write."""
+        match write:
+            case Upsert(records, vectors):
+                self.upsert([record.id for record in records], vectors)
+            case Delete(ids):
+                self.delete(ids)
+            case Update():
+                pass  # vectors stay, and nothing else is kept here
+
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Write vectors (n, dimension) of any float dtype under distinct ids, in place of those they had."""
+        touched = self._bury(ids)
+        begin = 0
+        placed: dict[str, int] = {}
+        while begin < len(ids):
+            if not self._blocks or not self._blocks[-1].room:
+                self._blocks.append(_Block(self._next_capacity(), self._dimension))
+            number, block = len(self._blocks) - 1, self._blocks[-1]
+            end = min(len(ids), begin + block.room)
+            base = (number << _ADDRESS_BITS) + block.rows
+            block.append(ids[begin:end], vectors[begin:end])
+            placed.update(zip(ids[begin:end], range(base, base + end - begin), strict=True))
+            touched.add(number)
+            begin = end
+        self._addresses.update(placed)
+        self._publish(touched)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove vectors; ids that are not here are passed over."""
+        touched = self._bury(ids)
+        for record_id in ids:
+            self._addresses.pop(record_id, None)
+        self._publish(touched)
+
+    def should_compact(self) -> bool:
+        """Whether more is dead than alive, and enough of it to be worth copying the rest."""
+        return self.tombstone_count > max(_COMPACT_FROM_TOMBSTONES, len(self))
+
+    def compacted(self) -> "Memtable":
+        """A Memtable of the live vectors alone. This one stays as it is for those who read it."""
+        fresh = Memtable(self._dimension)
+        for block in self.view.blocks:
+            live = slice(None) if block.dead is None else ~block.dead
+            fresh.upsert(block.ids[live].tolist(), block.vectors[live])
+        return fresh
+
+    def _bury(self, ids: Sequence[str]) -> set[int]:
+        rows_by_block: defaultdict[int, list[int]] = defaultdict(list)
+        for record_id in ids:
+            address = self._addresses.get(record_id)
+            if address is not None:
+                rows_by_block[address >> _ADDRESS_BITS].append(address & (_LARGEST_BLOCK_ROWS - 1))
+        for number, rows in rows_by_block.items():
+            self._blocks[number].bury(rows)
+        return set(rows_by_block)
+
+    def _next_capacity(self) -> int:
+        return min(_FIRST_BLOCK_ROWS << len(self._blocks), _LARGEST_BLOCK_ROWS)
+
+    def _publish(self, touched: set[int]) -> None:
+        """One assignment makes a write visible; views taken before keep what they show."""
+        blocks = list(self.view.blocks)
+        for number in sorted(touched):
+            blocks[number : number + 1] = [self._blocks[number].view()]
+        self.view = View(tuple(blocks))

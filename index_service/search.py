@@ -1,0 +1,169 @@
+"""One search over all shards: fan out, merge, read what the answer includes, state the evidence.
+
+Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how a shard finds its hits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from index_service.memtable import View
+from index_service.metrics import IndexMetrics
+from index_service.ranking import best_first
+from index_service.records import Include, Record, StoredRecord
+from index_service.segment import Hits
+from index_service.segment import search as search_view
+from index_service.shard import Shard
+from index_service.vector_space import VectorSpace
+from index_service.workers import Workers
+from service_runtime.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What is asked of every query of a search. ``k`` from 1, ``offset`` from 0."""
+
+    k: int
+    offset: int = 0
+    min_score: float | None = None
+    include: Include = field(default_factory=Include)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Queries that can be answered, and the faults of those that can't, by their place in the request."""
+
+    vectors: np.ndarray
+    """(n, dimension) float32, prepared for the space; n counts the answerable ones alone."""
+    record_ids: Sequence[str | None]
+    """(n,) the record that each one is, left out of its own hits; None for a vector."""
+    faults: dict[int, ServiceError]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAnswer:
+    """The hits of one query, best first, in columns."""
+
+    ids: list[str]
+    scores: np.ndarray
+    records: list[Record] | None
+    """What the answer includes of each record as it stood just after the search; None when nothing is asked for."""
+    vectors: np.ndarray | None
+    """(hits, dimension) float32, the vectors that were scored; None when not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How an answer was found."""
+
+    shards_asked: int
+    shards_answered: int
+    rows_scanned: int
+    shard_search_seconds: float
+    merge_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """The answers in the order of the queries, a ServiceError where one can't be answered."""
+
+    results: list[QueryAnswer | ServiceError]
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardAnswer:
+    hits: list[Hits]
+    seconds: float
+
+
+ReadRecords = Callable[[Sequence[str]], list[StoredRecord | None]]
+
+
+def search_shards(
+    shards: Sequence[Shard],
+    space: VectorSpace,
+    queries: Queries,
+    options: SearchOptions,
+    read_records: ReadRecords,
+    workers: Workers,
+    metrics: IndexMetrics,
+) -> SearchAnswer:
+    """Search all shards side by side and merge. The hits are exact."""
+    views = [shard.view for shard in shards]
+    # One more than asked for where a query would find itself.
+    limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
+
+    def search_one(view: View) -> _ShardAnswer:
+        with metrics.stage("shard_search") as stopwatch:
+            hits = search_view(view, space, queries.vectors, limit, options.min_score)
+        return _ShardAnswer(hits, stopwatch.seconds)
+
+    answers = workers.search(search_one, views) if len(queries.vectors) else []
+    with metrics.stage("merge") as merging:
+        merged = [
+            _merge(views, [answer.hits[number] for answer in answers], own, options)
+            for number, own in enumerate(queries.record_ids)
+        ]
+    read_seconds = 0.0
+    if options.include.text:
+        with metrics.stage("read_records") as reading:
+            merged = [_with_records(answer, read_records) for answer in merged]
+        read_seconds = reading.seconds
+    rows = sum(view.rows for view in views) if answers else 0
+    metrics.rows_scanned.inc(rows * len(merged))
+    return SearchAnswer(
+        _in_request_order(merged, queries.faults),
+        Evidence(
+            shards_asked=len(shards),
+            shards_answered=len(shards),
+            rows_scanned=rows,
+            shard_search_seconds=max((answer.seconds for answer in answers), default=0.0),
+            merge_seconds=merging.seconds + read_seconds,
+        ),
+    )
+
+
+def _merge(views: Sequence[View], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:
+    """The best of all shards' hits of one query, without the query itself, from ``offset`` on."""
+    scores = np.concatenate([part.scores for part in hits])
+    ids = np.concatenate([part.ids for part in hits])
+    order = best_first(scores, ids, options.k + options.offset + (own is not None))
+    if own is not None:
+        # Not by numpy's own comparison, which takes "a" and "a\0" for the same.
+        order = order[[other != own for other in ids[order].tolist()]]
+    chosen = order[options.offset : options.offset + options.k]
+    vectors = _vectors_of(views, hits, chosen) if options.include.vector and chosen.size else None
+    return QueryAnswer(ids[chosen].tolist(), scores[chosen], None, vectors)
+
+
+def _vectors_of(views: Sequence[View], hits: Sequence[Hits], chosen: np.ndarray) -> np.ndarray:
+    """The vectors of chosen places in the shards' hits laid end to end."""
+    ends = np.cumsum([len(part.ids) for part in hits])
+    shard_of = np.searchsorted(ends, chosen, side="right")
+    addresses = np.concatenate([part.addresses for part in hits])[chosen]
+    vectors: np.ndarray | None = None
+    for number in np.unique(shard_of).tolist():
+        own = shard_of == number
+        found = views[number].vectors_at(addresses[own])
+        if vectors is None:
+            vectors = np.empty((len(chosen), found.shape[1]), dtype=np.float32)
+        vectors[own] = found
+    assert vectors is not None
+    return vectors
+
+
+def _with_records(answer: QueryAnswer, read_records: ReadRecords) -> QueryAnswer:
+    """The answer with its records. One that was deleted since it was found keeps its id alone."""
+    stored = read_records(answer.ids)
+    records = [Record(own) if found is None else found.record for own, found in zip(answer.ids, stored, strict=True)]
+    return QueryAnswer(answer.ids, answer.scores, records, answer.vectors)
+
+
+def _in_request_order(
+    answers: Sequence[QueryAnswer], faults: dict[int, ServiceError]
+) -> list[QueryAnswer | ServiceError]:
+    waiting = iter(answers)
+    count = len(answers) + len(faults)
+    return [faults[number] if number in faults else next(waiting) for number in range(count)]

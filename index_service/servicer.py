@@ -1,0 +1,228 @@
+"""The gRPC side of the index service: parse, call, reply.
+
+Owns which thread does what: a request is worked on in a thread of its own from parsing to the finished answer, so that
+the event loop is free for others. Decides nothing about records or vectors.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import groupby
+from typing import Any, TypeVar
+
+from eyebright.index.v1 import collection_pb2, index_service_pb2, index_service_pb2_grpc, record_pb2, search_pb2
+from google.protobuf.message import Message
+from grpc import aio
+
+from index_service import converters
+from index_service.catalog import Catalog
+from index_service.collection import UpsertBatch
+from index_service.page_token import read_page_token
+from index_service.search_converters import search_collection
+from index_service.settings import IndexSettings
+from service_runtime.errors import ResourceExhausted, ServiceError
+
+SERVICE_NAME = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name
+
+_STREAM_WINDOW = 4
+"""Batches of one stream held at a time: those being written, and those read meanwhile, which share the next commit."""
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Answer = TypeVar("Answer", bound=Message)
+Context = aio.ServicerContext[Any, Any]
+
+
+class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
+    """Answers the calls of IndexService."""
+
+    def __init__(self, settings: IndexSettings) -> None:
+        self._settings = settings
+        self._threads = ThreadPoolExecutor(settings.request_threads, "request")
+        self._catalog: Catalog
+
+    def serve(self, catalog: Catalog) -> None:
+        """Answer from this catalog."""
+        self._catalog = catalog
+
+    def close(self) -> None:
+        """Wait for the work under way."""
+        self._threads.shutdown()
+
+    async def CreateCollection(
+        self, request: collection_pb2.CreateCollectionRequest, _: Context
+    ) -> collection_pb2.CreateCollectionResponse:
+        """Make a collection."""
+        return await self._work(self._create, request)
+
+    async def GetCollection(
+        self, request: collection_pb2.GetCollectionRequest, _: Context
+    ) -> collection_pb2.GetCollectionResponse:
+        """Describe a collection."""
+        spec = self._catalog.get(request.name).spec
+        return collection_pb2.GetCollectionResponse(collection=converters.collection_message(spec))
+
+    async def ListCollections(
+        self, _request: collection_pb2.ListCollectionsRequest, _: Context
+    ) -> collection_pb2.ListCollectionsResponse:
+        """Describe all collections."""
+        messages = [converters.collection_message(collection.spec) for collection in self._catalog.by_name()]
+        return collection_pb2.ListCollectionsResponse(collections=messages)
+
+    async def DeleteCollection(
+        self, request: collection_pb2.DeleteCollectionRequest, _: Context
+    ) -> collection_pb2.DeleteCollectionResponse:
+        """Remove a collection."""
+        await self._work(self._catalog.delete, request.name)
+        return collection_pb2.DeleteCollectionResponse()
+
+    async def Upsert(self, request: record_pb2.UpsertRequest, _: Context) -> record_pb2.UpsertResponse:
+        """Write records."""
+        return await self._work(self._upsert, request)
+
+    async def UpsertStream(
+        self, requests: AsyncIterator[record_pb2.UpsertStreamRequest], _: Context
+    ) -> AsyncIterator[record_pb2.UpsertStreamResponse]:
+        """Write batches in order; what arrives while one commit runs goes into the next."""
+        waiting: asyncio.Queue[record_pb2.UpsertStreamRequest | None] = asyncio.Queue(_STREAM_WINDOW)
+
+        async def receive() -> None:
+            try:
+                async for request in requests:
+                    await waiting.put(request)
+            except Exception:
+                await waiting.put(None)
+                raise
+            await waiting.put(None)
+
+        receiver = asyncio.create_task(receive())
+        try:
+            ended = False
+            while not ended:
+                batches = [await waiting.get()]
+                while not waiting.empty():
+                    batches.append(waiting.get_nowait())
+                ended = batches[-1] is None
+                responses, fault = await self._work(self._upsert_batches, [batch for batch in batches if batch])
+                for response in responses:
+                    yield response
+                if fault is not None:
+                    raise fault
+            await receiver
+        finally:
+            receiver.cancel()
+
+    async def UpdateRecords(
+        self, request: record_pb2.UpdateRecordsRequest, _: Context
+    ) -> record_pb2.UpdateRecordsResponse:
+        """Change records but for their vectors."""
+        return await self._work(self._update, request)
+
+    async def Delete(self, request: record_pb2.DeleteRequest, _: Context) -> record_pb2.DeleteResponse:
+        """Remove records."""
+        return await self._work(self._delete, request)
+
+    async def GetRecords(self, request: record_pb2.GetRecordsRequest, _: Context) -> record_pb2.GetRecordsResponse:
+        """Read records by id."""
+        return await self._work(self._get_records, request)
+
+    async def ListRecords(self, request: record_pb2.ListRecordsRequest, _: Context) -> record_pb2.ListRecordsResponse:
+        """Read a page of records."""
+        return await self._work(self._list_records, request)
+
+    async def Search(self, request: search_pb2.SearchRequest, _: Context) -> search_pb2.SearchResponse:
+        """Find the nearest records."""
+        return await self._work(self._search, request)
+
+    async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
+        """Say how large a collection is."""
+        return await self._work(self._get_stats, request)
+
+    async def _work(self, function: Callable[[Request], Response], request: Request) -> Response:
+        """Run in a thread for requests, with the request's context."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, function, request)
+
+    def _create(self, request: collection_pb2.CreateCollectionRequest) -> collection_pb2.CreateCollectionResponse:
+        self._catalog.refuse_existing(request.name)
+        name, space, shard_count = converters.parse_new_collection(request, self._settings.default_shard_count)
+        collection = self._catalog.create(name, space, shard_count)
+        return collection_pb2.CreateCollectionResponse(collection=converters.collection_message(collection.spec))
+
+    def _upsert(self, request: record_pb2.UpsertRequest) -> record_pb2.UpsertResponse:
+        collection = self._catalog.get(request.collection)
+        [faults] = collection.upsert([converters.parse_upsert(request, collection.spec.space)])
+        return record_pb2.UpsertResponse(statuses=converters.status_messages(faults))
+
+    def _upsert_batches(
+        self, requests: Sequence[record_pb2.UpsertStreamRequest]
+    ) -> tuple[list[record_pb2.UpsertStreamResponse], ServiceError | None]:
+        """Write batches in order up to the first request fault; return the acknowledgements and the fault."""
+        parsed: list[tuple[int, str, UpsertBatch]] = []
+        fault: ServiceError | None = None
+        for request in requests:
+            name = request.upsert.collection
+            try:
+                batch = converters.parse_upsert(request.upsert, self._catalog.get(name).spec.space)
+            except ServiceError as error:
+                fault = error
+                break
+            parsed.append((request.batch_id, name, batch))
+        responses: list[record_pb2.UpsertStreamResponse] = []
+        for name, group in groupby(parsed, key=lambda part: part[1]):
+            parts = list(group)
+            results = self._catalog.get(name).upsert([batch for _, _, batch in parts])
+            responses += [
+                record_pb2.UpsertStreamResponse(batch_id=batch_id, statuses=converters.status_messages(faults))
+                for (batch_id, _, _), faults in zip(parts, results, strict=True)
+            ]
+        return responses, fault
+
+    def _update(self, request: record_pb2.UpdateRecordsRequest) -> record_pb2.UpdateRecordsResponse:
+        collection = self._catalog.get(request.collection)
+        faults = collection.update(converters.parse_updates(request))
+        return record_pb2.UpdateRecordsResponse(statuses=converters.status_messages(faults))
+
+    def _delete(self, request: record_pb2.DeleteRequest) -> record_pb2.DeleteResponse:
+        collection = self._catalog.get(request.collection)
+        faults, deleted = collection.delete(converters.parse_ids("ids", request.ids, converters.MAX_WRITE_ITEMS))
+        return record_pb2.DeleteResponse(statuses=converters.status_messages(faults), deleted_count=deleted)
+
+    def _get_records(self, request: record_pb2.GetRecordsRequest) -> record_pb2.GetRecordsResponse:
+        collection = self._catalog.get(request.collection)
+        include = converters.parse_include(request.include)
+        ids = converters.parse_ids("ids", request.ids, converters.MAX_READ_ITEMS)
+        sound = [own for own in ids if isinstance(own, str)]
+        found = collection.read(sound, with_vectors=include.vector)
+        return self._sendable(converters.records_message(ids, request.ids, found, collection.spec.space, include))
+
+    def _list_records(self, request: record_pb2.ListRecordsRequest) -> record_pb2.ListRecordsResponse:
+        collection = self._catalog.get(request.collection)
+        spec = collection.spec
+        size = converters.parse_page_size(request.page_size)
+        after = read_page_token(spec.name, spec.create_time_ns, request.page_token)
+        include = converters.parse_include(request.include)
+        most_bytes = self._settings.max_message_bytes // 2
+        page = collection.page(after, size, with_vectors=include.vector, most_bytes=most_bytes)
+        return converters.page_message(page, spec, include)
+
+    def _search(self, request: search_pb2.SearchRequest) -> search_pb2.SearchResponse:
+        return self._sendable(search_collection(request, self._catalog.get(request.collection)))
+
+    def _get_stats(self, request: collection_pb2.GetStatsRequest) -> collection_pb2.GetStatsResponse:
+        collection = self._catalog.get(request.collection)
+        return converters.stats_message(collection.spec, collection.stats())
+
+    def _sendable(self, response: Answer) -> Answer:
+        """The response. Raises ResourceExhausted when it is larger than this server sends."""
+        size, most = response.ByteSize(), self._settings.max_message_bytes
+        if size > most:
+            raise ResourceExhausted(
+                f"the answer has {size:,} bytes, but at most {most:,} are sent; ask for less at a time"
+            )
+        return response
+
+
+def register(servicer: IndexServicer, server: aio.Server) -> None:
+    """Add the servicer to a server."""
+    index_service_pb2_grpc.add_IndexServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]

@@ -1,0 +1,63 @@
+"""Settings of the index service.
+
+Owns their names, units, ranges and defaults, and reading them from the environment and the command line. Nothing else
+in the service reads either.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
+
+from service_runtime.settings import ServiceSettings
+
+__all__ = ["IndexSettings", "SettingsError", "read_settings"]
+
+
+class IndexSettings(ServiceSettings):
+    """Keeps vectors in sharded collections and finds the nearest.
+
+    Each option can also be given as an environment variable: --data-folder is EYEBRIGHT_INDEX_DATA_FOLDER.
+    The least that works: python -m index_service --data-folder ./index-data
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EYEBRIGHT_INDEX_", cli_prog_name="python -m index_service")
+
+    port: int = Field(7002, ge=0, le=65_535)
+    """TCP port for gRPC, 0 to 65,535; 0 takes a free one and says which."""
+
+    metrics_port: int = Field(9102, ge=0, le=65_535)
+    """TCP port for /metrics, /livez and /readyz, 0 to 65,535; 0 takes a free one and says which."""
+
+    data_folder: Path
+    """Folder that holds the collections; made when it is missing. One process at a time may hold it."""
+
+    default_shard_count: int = Field(4, ge=1, le=256)
+    """Shards of a collection whose creator names no number, 1 to 256. More shards use more cores for one search."""
+
+    search_threads: int = Field(0, ge=0, le=1024)
+    """Shards searched side by side, 0 to 1,024; 0 means one per core this process may use."""
+
+    request_threads: int = Field(16, ge=1, le=1024)
+    """Requests worked on side by side, 1 to 1,024; others wait. Writes that wait together share a commit."""
+
+
+def read_settings(arguments: Sequence[str]) -> IndexSettings:
+    """The settings from a command line and the environment; the command line wins.
+
+    Raises SettingsError with one line that names every setting at fault. ``--help`` prints and exits with status 0.
+    """
+    try:
+        return CliApp.run(IndexSettings, cli_args=list(arguments))
+    except ValidationError as error:
+        raise SettingsError("; ".join(_fault(details) for details in error.errors())) from error
+
+
+def _fault(details: object) -> str:
+    assert isinstance(details, dict)
+    name = ".".join(str(part) for part in details["loc"]).replace("_", "-")
+    message = str(details["msg"]).removeprefix("Value error, ")
+    if details["type"] == "missing":
+        return f"--{name} is required"
+    return f"--{name}: {message}, not {details['input']!r}" if name else message

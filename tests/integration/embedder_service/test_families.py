@@ -1,0 +1,60 @@
+"""Checkpoints of both SigLIP families, and narrow limits, on servers inside the test process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from eyebright.embedder.v1 import embedder_service_pb2 as messages
+from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from eyebright.vectors.numpy_codec import decode_vectors
+from prometheus_client import CollectorRegistry
+
+from embedder_service.checkpoint_files import find_checkpoint
+from embedder_service.service import EmbedderService
+from embedder_service.settings import EmbedderSettings
+from service_runtime.server import Server
+from tests.unit.embedder_service.checkpoints import CAPTIONS, Reference, write_checkpoint
+
+
+@asynccontextmanager
+async def serving(folder: Path, registry: CollectorRegistry, **limits: int) -> AsyncIterator[EmbedderServiceStub]:
+    """A stub for a server of the checkpoint in a folder."""
+    settings = EmbedderSettings(port=0, metrics_port=0, model=str(folder), torch_threads=1, **limits)  # type: ignore[arg-type]
+    async with (
+        Server(EmbedderService(find_checkpoint(settings.model), settings, registry), settings, registry) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
+    ):
+        yield EmbedderServiceStub(channel)
+
+
+@pytest.mark.parametrize("family", ["siglip", "siglip2"])
+async def test_a_folder_of_either_family_is_served(tmp_path: Path, family: str) -> None:
+    folder = write_checkpoint(tmp_path, family)
+    async with serving(folder, CollectorRegistry()) as stub:
+        model = (await stub.GetModel(messages.GetModelRequest())).model
+        answer = await stub.EmbedTexts(messages.EmbedTextsRequest(texts=CAPTIONS))
+    assert (model.name, model.dimension, model.image_size, model.text_length) == (str(folder), 48, 32, 16)
+    theirs = Reference.of(folder).text_vectors(list(CAPTIONS))
+    assert 1 - (decode_vectors(answer.vectors) * theirs).sum(1).min() <= 1e-6
+    np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1)
+
+
+async def test_overload_is_refused_at_once_while_streams_wait(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    limits = {"max_items": 64, "queue_limit": 128, "batch_limit": 2, "stream_window": 8}
+    async with serving(write_checkpoint(tmp_path, "siglip"), registry, **limits) as stub:
+        request = messages.EmbedTextsRequest(texts=["a dog"] * 64)
+        outcomes = await asyncio.gather(*(stub.EmbedTexts(request) for _ in range(12)), return_exceptions=True)
+        refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < 12
+        for error in refused:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "64 more would pass its limit of 128" in str(error.details())
+        stream = stub.EmbedStream(messages.EmbedStreamRequest(batch_id=i, texts=request) for i in range(8))
+        assert [answer.batch_id async for answer in stream] == list(range(8))
+    labels = {"tower": "text", "reason": "overload"}
+    assert registry.get_sample_value("eyebright_embedder_rejected_items_total", labels) == 64 * len(refused)

@@ -1,0 +1,66 @@
+"""Encoded images for tests, good and bad. Imports no torch."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def photo(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """A picture with soft gradients, hard edges and noise."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [128 + 100 * np.sin(x / (7 + i) + y / (11 + 3 * i)) for i in range(3)]
+    values = np.stack(channels, axis=2) + generator.normal(0, 12, (height, width, 3))
+    values[height // 3 : height // 2, width // 4 : width // 2] = generator.integers(0, 256, 3)
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """The image's file in a format."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def png_header_only(width: int, height: int) -> bytes:
+    """A few hundred bytes that claim to be width x height pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(bytes(300)))
+        + _chunk(b"IEND", b"")
+    )
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """An extended WebP of nothing but a canvas of width x height."""
+    extended = struct.pack("<I", 0x10) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBP" + b"VP8X" + struct.pack("<I", len(extended)) + extended
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+_WHOLE = encoded(photo(400, 300), "JPEG")
+
+BAD_IMAGES = {
+    "zero bytes": b"",
+    "not an image": b"hello, this is no picture at all",
+    "SVG, which is not taken": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "truncated JPEG": _WHOLE[: len(_WHOLE) // 2],
+    "truncated PNG": encoded(photo(300, 200))[:2000],
+    "PNG signature alone": b"\x89PNG\r\n\x1a\n",
+    "JPEG signature alone": b"\xff\xd8\xff",
+    "50,000 x 50,000": png_header_only(50_000, 50_000),
+    "just past 64 megapixels": png_header_only(8_001, 8_000),
+    "WebP of 16,384 x 16,384 without a frame": webp_canvas(16_384, 16_384),
+    "scrambled PNG": encoded(photo(60, 40))[:60] + bytes(range(200)) + encoded(photo(60, 40))[260:],
+    "21 MB of zeros after a PNG": encoded(photo(8, 8)) + bytes(21 * 1024 * 1024),
+}
+"""Each must fail alone, with INVALID_ARGUMENT."""

@@ -1,0 +1,173 @@
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index_service.record_store import RecordStore, StoreClosed, StoreDamaged, StoreFailed
+from index_service.records import Delete, Record, RecordUpdate, StoredRecord, Update, Upsert
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    RecordStore.create(tmp_path / "records.sqlite", 2)
+    return tmp_path / "records.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[RecordStore]:
+    with closing(RecordStore(path, 2)) as opened:
+        yield opened
+
+
+def upsert(*records: Record, start: float = 0.0) -> Upsert:
+    return Upsert(list(records), np.arange(start, start + 2 * len(records), dtype=np.float16).reshape(-1, 2))
+
+
+def only(found: list[StoredRecord | None]) -> StoredRecord:
+    [stored] = found
+    assert stored is not None
+    return stored
+
+
+def test_records_come_back_as_they_were_written(store: RecordStore) -> None:
+    whole = Record("a\x00b", "a caption", "file:///a.png", b'{"n": 9007199254740993}')
+    existed, sequence = store.apply([upsert(whole, Record("🐞"))])
+    assert existed == [[False, False]]
+    assert sequence == 1 == store.applied_sequence()
+    found = store.read(["🐞", "nobody", "a\x00b"], with_vectors=True)
+    assert found[1] is None
+    assert found[0] is not None
+    assert found[0].record == Record("🐞")
+    assert found[2] is not None
+    assert found[2].record == whole
+    assert found[2].vector is not None
+    assert found[2].vector.tolist() == [0.0, 1.0]
+    assert only(store.read(["🐞"], with_vectors=False)).vector is None
+
+
+def test_an_upsert_replaces_the_record_whole(store: RecordStore) -> None:
+    store.apply([upsert(Record("a", "old", "old uri", b'{"old": 1}'))])
+    existed, _ = store.apply([upsert(Record("a", "new"), start=5.0)])
+    assert existed == [[True]]
+    stored = only(store.read(["a"], with_vectors=True))
+    assert stored.record == Record("a", "new")
+    assert stored.vector is not None
+    assert stored.vector.tolist() == [5.0, 6.0]
+
+
+def test_an_update_changes_what_it_names_and_empty_removes(store: RecordStore) -> None:
+    store.apply([upsert(Record("a", "caption", "uri", b'{"n": 1}'))])
+    existed, _ = store.apply([Update([RecordUpdate("a", caption="other"), RecordUpdate("b", caption="x")])])
+    assert existed == [[True, False]]
+    assert only(store.read(["a"], with_vectors=False)).record == Record("a", "other", "uri", b'{"n": 1}')
+    store.apply([Update([RecordUpdate("a", caption="", source_uri="", metadata_json=b"")])])
+    stored = only(store.read(["a"], with_vectors=True))
+    assert stored.record == Record("a")
+    assert stored.vector is not None
+    assert stored.vector.tolist() == [0.0, 1.0]
+
+
+def test_a_deleted_record_is_gone_and_its_row_number_is_not_used_again(store: RecordStore, path: Path) -> None:
+    store.apply([upsert(Record("a"), Record("b"))])
+    existed, sequence = store.apply([Delete(["b", "c"]), upsert(Record("d"))])
+    assert existed == [[True, False], [False]]
+    assert sequence == 3
+    assert store.ids_after("", 10) == ["a", "d"]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT row, id FROM records ORDER BY row").fetchall() == [(1, "a"), (3, "d")]
+        assert connection.execute("SELECT row FROM vectors ORDER BY row").fetchall() == [(1,), (3,)]
+
+
+def test_ids_are_listed_in_the_order_of_their_bytes(store: RecordStore) -> None:
+    ids = ["b", "a", "aa", "Z", "é", "🐞", "\uffff", "~"]
+    store.apply([upsert(*map(Record, ids))])
+    ordered = sorted(ids, key=str.encode)
+    assert store.ids_after("", 100) == ordered
+    assert store.ids_after(ordered[2], 3) == ordered[3:6]
+
+
+def test_a_failing_write_leaves_nothing_of_the_whole_commit(store: RecordStore) -> None:
+    store.apply([upsert(Record("a", "old"))])
+    with pytest.raises(StoreFailed, match="UNIQUE"):
+        store.apply([Delete(["a"]), upsert(Record("twice"), Record("twice"))])
+    assert store.recover() == 1
+    assert only(store.read(["a"], with_vectors=False)).record.caption == "old"
+    assert store.read(["twice"], with_vectors=False) == [None]
+    assert store.apply([upsert(Record("b"))])[1] == 2
+
+
+def test_everything_survives_reopening(path: Path) -> None:
+    with closing(RecordStore(path, 2)) as store:
+        store.apply([upsert(*(Record(f"{number:03d}") for number in range(100)))])
+        store.apply([Delete(["050"])])
+    with closing(RecordStore(path, 2)) as store:
+        assert store.applied_sequence() == 2
+        chunks = list(store.stream_vectors(30))
+        assert [len(ids) for ids, _ in chunks] == [30, 30, 30, 9]
+        assert chunks[0][1][3].tolist() == [6.0, 7.0]
+        assert "050" not in chunks[1][0]
+
+
+def test_a_closed_store_refuses_and_closing_twice_is_harmless(path: Path) -> None:
+    store = RecordStore(path, 2)
+    store.close()
+    store.close()
+    for use in (
+        store.applied_sequence,
+        store.recover,
+        lambda: store.apply([]),
+        lambda: store.read([], with_vectors=True),
+    ):
+        with pytest.raises(StoreClosed):
+            use()
+
+
+def spoil(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(statement)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("PRAGMA application_id = 7", "expected application id 0x45594542, not 0x7"),
+        ("PRAGMA user_version = 9", "expected schema version 1, not 9"),
+        ("UPDATE state SET dimension = 3", r"expected 2 dimensions, not \[3\]"),
+        ("DELETE FROM state", r"expected 2 dimensions, not \[\]"),
+    ],
+)
+def test_a_foreign_file_is_refused_with_both_values(path: Path, statement: str, message: str) -> None:
+    spoil(path, statement)
+    with pytest.raises(StoreDamaged, match=message):
+        RecordStore(path, 2)
+
+
+def test_a_missing_an_empty_and_an_overwritten_file_are_refused(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreDamaged, match="missing"):
+        RecordStore(tmp_path / "none.sqlite", 2)
+    assert not (tmp_path / "none.sqlite").exists()
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(StoreDamaged, match="no record store"):
+        RecordStore(tmp_path / "empty.sqlite", 2)
+    path.write_bytes(b"this is not SQLite" * 1000)
+    with pytest.raises(StoreDamaged, match="damaged"):
+        RecordStore(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE vectors SET vector = x'00'", "expected 4 bytes in a vector, not 1"),
+        ("DELETE FROM vectors WHERE row = 1", "2 records or vectors, but only 1"),
+        ("DELETE FROM records WHERE row = 1", "2 records or vectors, but only 1"),
+    ],
+)
+def test_rows_that_do_not_belong_together_are_noticed(path: Path, statement: str, message: str) -> None:
+    with closing(RecordStore(path, 2)) as store:
+        store.apply([upsert(Record("a"), Record("b"))])
+    spoil(path, statement)
+    with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged, match=message):
+        list(store.stream_vectors(10))
