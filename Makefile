@@ -31,11 +31,11 @@ demo: setup ## Index the bundled gallery, search it by caption and picture, writ
 	$(BIN)/eyebright demo
 
 test: setup ## Run every test in its short form.
-	$(BIN)/python -m pytest -q tests --ignore-glob='tests/*/embedder_service'
+	$(BIN)/python -m pytest -q tests --ignore-glob='*/embedder_service/*'
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service
 
 test-faults: setup ## Run the fault tests in their long form.
-	$(BIN)/python -m pytest -q tests/faults --long --timeout=3600
+	$(BIN)/python -m pytest -q tests/faults -m long -s
 
 check: setup ## Format, lint, types, contract.
 	$(BIN)/ruff format --check .

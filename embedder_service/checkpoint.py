@@ -4,16 +4,21 @@ Owns loading the weights and the fingerprint's ingredients. Knows nothing of que
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from transformers.models.siglip.modeling_siglip import SiglipModel
+from transformers.utils import logging as transformers_logging
 
-from embedder_service.backends.siglip import Siglip
 from embedder_service.checkpoint_files import CheckpointError, CheckpointFiles
 from embedder_service.fingerprint import VectorSpace, file_digest, weights_digest
 from embedder_service.images import Preprocessing
 from embedder_service.texts import NORMALISATION_VERSION, CaptionTokenizer
+
+# The log is JSON lines of our own; what transformers has to say reaches it as exceptions.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,7 @@ class Checkpoint:
     logit_bias: float
     preprocessing: Preprocessing
     tokenizer: CaptionTokenizer
-    model: Siglip
+    model: SiglipModel
 
 
 def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
@@ -65,15 +70,21 @@ def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
     )
 
 
-def _load_model(files: CheckpointFiles) -> Siglip:
+def _load_model(files: CheckpointFiles) -> SiglipModel:
     """Raises ValueError for a missing tensor, RuntimeError for one of another shape, SafetensorError for a bad file."""
-    tensors: dict[str, torch.Tensor] = {}
-    for path in files.weights:
-        tensors |= {name: tensor.float() for name, tensor in load_file(path).items()}
-    with torch.device("meta"):  # shapes only: the weights take the places
-        model = Siglip(files.architecture)
+    loaded: Any = SiglipModel.from_pretrained(
+        files.folder,
+        dtype=torch.float32,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model: SiglipModel
+    model, report = loaded
     # Tensors of no use here are let be: old checkpoints store position ids.
-    absent = model.load_state_dict(tensors, strict=False, assign=True).missing_keys
-    if absent:
+    if absent := sorted(report["missing_keys"]):
         raise ValueError(f"the weights lack {len(absent)} tensors, {absent[0]} first")
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    model.eval()
+    return model

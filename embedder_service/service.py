@@ -9,8 +9,6 @@ import os
 import time
 
 import numpy as np
-from eyebright.embedder.v1 import embedder_service_pb2
-from eyebright.embedder.v1.embedder_service_pb2_grpc import add_EmbedderServiceServicer_to_server
 from grpc import aio
 from prometheus_client import CollectorRegistry
 
@@ -22,7 +20,7 @@ from embedder_service.converters import to_model
 from embedder_service.embedder import Embedder
 from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
-from embedder_service.servicer import EmbedderServicer
+from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
 
 _logger = logging.getLogger("eyebright.embedder")
@@ -31,7 +29,7 @@ _logger = logging.getLogger("eyebright.embedder")
 class EmbedderService:
     """What service_runtime hosts. Ready means that both towers have just embedded something."""
 
-    service_name = embedder_service_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name
+    service_name = SERVICE_NAME
 
     def __init__(self, files: CheckpointFiles, settings: EmbedderSettings, registry: CollectorRegistry) -> None:
         self._files = files
@@ -58,7 +56,8 @@ class EmbedderService:
             self._metrics,
         )
         servicer = EmbedderServicer(self._embedder, to_model(checkpoint, settings), settings.stream_window)
-        add_EmbedderServiceServicer_to_server(servicer, self._server)
+        assert self._server is not None, "register comes first"
+        register(servicer, self._server)
         stated = {
             "model_name": checkpoint.name,
             "fingerprint": checkpoint.fingerprint,

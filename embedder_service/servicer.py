@@ -9,13 +9,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from eyebright.embedder.v1 import embedder_service_pb2 as messages
-from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceServicer
+from eyebright.embedder.v1.embedder_service_pb2_grpc import (
+    EmbedderServiceServicer,
+    add_EmbedderServiceServicer_to_server,
+)
 from grpc import aio
 
 from embedder_service.backends import Tower
 from embedder_service.converters import check_element_type, to_images_response, to_texts_response
 from embedder_service.embedder import Embedder
 from service_runtime.errors import InvalidArgument
+
+SERVICE_NAME = messages.DESCRIPTOR.services_by_name["EmbedderService"].full_name
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -110,3 +115,8 @@ def _deadline(context: Context) -> float:
     """When the caller stops waiting, on time.monotonic()'s scale; infinity when it set no deadline."""
     remaining = context.time_remaining()
     return float("inf") if remaining is None else time.monotonic() + remaining
+
+
+def register(servicer: EmbedderServicer, server: aio.Server) -> None:
+    """Add the servicer to a server."""
+    add_EmbedderServiceServicer_to_server(servicer, server)

@@ -1,32 +1,16 @@
-"""``python -m index_service``: read the settings, serve until told to stop.
+"""``python -m index_service``.
 
-Owns the exit status: 0 after SIGTERM, 2 with one line on standard error for what the operator has to put right.
+Owns what is said where the distribution is installed without the service's extra.
 """
 
-import asyncio
 import sys
+from importlib.util import find_spec
 
-from prometheus_client import CollectorRegistry
-
-from index_service.catalog import DataFolderError
-from index_service.host import IndexHost
-from index_service.settings import SettingsError, read_settings
-from service_runtime.logging import configure_logging
-from service_runtime.server import serve
-
-
-def main() -> int:
-    """Serve; returns the exit status of the process."""
-    try:
-        settings = read_settings(sys.argv[1:])
-        configure_logging(settings.log_level)
-        registry = CollectorRegistry()
-        asyncio.run(serve(IndexHost(settings, registry), settings, registry))
-    except (SettingsError, DataFolderError, OSError) as error:
-        sys.stderr.write(f"index_service: {error}\n")
-        return 2
-    return 0
-
+_LIBRARIES = ("faiss", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic_settings")
 
 if __name__ == "__main__":
+    if missing := [name for name in _LIBRARIES if find_spec(name) is None]:
+        sys.exit(f'index_service needs {", ".join(missing)}: pip install "eyebright[index]"')
+    from index_service.command import main
+
     sys.exit(main())

@@ -111,10 +111,13 @@ class Server:
     def _bind(self) -> int:
         settings = self._settings
         address = f"{settings.host}:{settings.port}"
-        if settings.tls_certificate is not None and settings.tls_key is not None:
-            credentials = server_credentials(settings.tls_certificate, settings.tls_key)
-            return int(self._server.add_secure_port(address, credentials))
-        return int(self._server.add_insecure_port(address))
+        try:
+            if settings.tls_certificate is not None and settings.tls_key is not None:
+                credentials = server_credentials(settings.tls_certificate, settings.tls_key)
+                return int(self._server.add_secure_port(address, credentials))
+            return int(self._server.add_insecure_port(address))
+        except RuntimeError as error:  # grpc's word for an address in use
+            raise OSError(f"can't listen on {address}: {error}") from error
 
     async def _set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def start_service(
     while not ready.exists():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
+            process.wait(10)
             raise AssertionError(f"{module} did not become ready:\n{log.read_text('utf-8')[-4000:]}")
         time.sleep(0.01)
     ports = json.loads(ready.read_text("utf-8"))

@@ -1,5 +1,20 @@
-"""``python -m eyebright_cli`` is the ``eyebright`` command."""
+"""The ``eyebright`` command, also as ``python -m eyebright_cli``.
 
-from eyebright_cli.app import main
+Owns what is said where the SDK is installed without what the command needs besides.
+"""
 
-main()
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Entry point; ends the process with the command's exit status."""
+    if missing := [name for name in ("rich", "typer") if find_spec(name) is None]:
+        sys.exit(f'eyebright: the command needs {" and ".join(missing)}: pip install "eyebright[cli]"')
+    from eyebright_cli.app import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

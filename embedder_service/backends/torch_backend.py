@@ -3,24 +3,26 @@
 Owns normalising pixels, the forward pass and the length of the vectors. Knows nothing of queues, files or gRPC.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch.nn import functional
+from transformers.models.siglip.modeling_siglip import SiglipModel
 
 from embedder_service.backends import Tower
-from embedder_service.backends.siglip import Siglip
 from embedder_service.images import Preprocessing
 
 
 class TorchBackend:
-    """Runs a Siglip on the CPU or on a CUDA device. Raises RuntimeError when torch can't reach the device."""
+    """Runs a SiglipModel on the CPU or on a CUDA device. Raises RuntimeError when torch can't reach the device."""
 
-    def __init__(self, model: Siglip, preprocessing: Preprocessing, device: str, threads: int) -> None:
+    def __init__(self, model: SiglipModel, preprocessing: Preprocessing, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         # cuDNN rounds convolutions to TF32 (10 bits) by default; the patch embedding is one.
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
-        self._model = model.to(device)
+        self._model = cast("Any", model).to(device)  # transformers leaves its calls and to() untyped
         scale, offset = preprocessing.affine()
         self._scale = torch.tensor(scale, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._offset = torch.tensor(offset, dtype=torch.float32, device=device).view(1, 3, 1, 1)
@@ -30,9 +32,10 @@ class TorchBackend:
         with torch.inference_mode():
             rows = torch.from_numpy(batch).to(self.device)
             if tower is Tower.TEXT:
-                pooled = self._model.text_model(rows)
+                # No attention mask: SigLIP was trained to see its padding, and is pooled at the last position.
+                pooled = self._model.text_model(input_ids=rows).pooler_output
             else:
-                pooled = self._model.vision_model(self.pixel_values(rows))
+                pooled = self._model.vision_model(pixel_values=self.pixel_values(rows)).pooler_output
             vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
             return vectors
 

@@ -15,7 +15,7 @@ from tests.e2e.commands import eyebright, running, service_processes
 LAST_LINE = re.compile(
     r"demo: images=(\d+) recall@1=(\d\.\d{3}) recall@10=(\d\.\d{3}) search_p50_ms=(\d+\.\d) indexed_images_per_s=(\d+)"
 )
-LEAST_RECALL_AT_10 = 0.05
+LEAST_RECALL_AT_10 = 0.55
 """Far above chance (0.006), so that a gallery and labels out of step can't pass."""
 
 

@@ -81,7 +81,7 @@ from eyebright_client import Client
 with Client(embedder=None, index={index.address!r}, collection="from-wheel") as client:
     client.create_collection(dimension=3, fingerprint="a" * 64)
     client.upsert(["x", "y"], np.eye(3, dtype=np.float32)[:2])
-    print([hit.id for hit in client.search(vector=np.array([0.1, 0.9, 0], np.float32), modality="image", k=2).hits])
+    print([hit.id for hit in client.search(vector=np.array([0.1, 0.9, 0], np.float32), modality="image", k=2)])
     client.delete_collection()
 print(sorted({{"torch", "faiss", "pydantic", "PIL", "transformers", "typer"}} & set(sys.modules)))
 for name in ("torch", "faiss", "pydantic", "PIL"):
@@ -92,6 +92,11 @@ for name in ("torch", "faiss", "pydantic", "PIL"):
     raise AssertionError(f"{{name}} can be imported: this environment proves nothing")
 """
     assert _run(python, "-c", script, folder=tmp_path).splitlines() == ["['y', 'x']", "[]"]
+    for command, extra in (("eyebright_cli", "cli"), ("index_service", "index"), ("embedder_service", "embedder")):
+        refused = subprocess.run([python, "-m", command], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert refused.returncode != 0
+        (line,) = refused.stderr.splitlines()
+        assert line.endswith(f'pip install "eyebright[{extra}]"')
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def _recall(results: list[list[str]], right: list[str], k: int) -> float:
 def _by_caption(client: Client, captions: list[str]) -> list[list[str]]:
     results = client.search_many(texts=captions, k=10, include=())
     assert not [result.error for result in results if result.error]
-    return [[hit.id for hit in result.hits] for result in results]
+    return [[hit.id for hit in result] for result in results]
 
 
 def test_labels_find_their_pictures(client: Client, gallery: list[ImageItem]) -> None:
@@ -96,14 +96,14 @@ def test_altered_copies_find_the_original(
     sample = gallery[::4]
     copies = [change(Image.open(io.BytesIO(item.image)).convert("RGB")) for item in sample]  # type: ignore[arg-type]
     results = client.search_many(images=copies, k=1, include=())
-    assert _recall([[hit.id for hit in result.hits] for result in results], [item.id for item in sample], 1) >= least
+    assert _recall([[hit.id for hit in result] for result in results], [item.id for item in sample], 1) >= least
 
 
 def test_unrelated_captions_are_less_probable_than_true_ones(client: Client, gallery: list[ImageItem]) -> None:
-    top = [client.search(item.caption, k=1).hits[0] for item in gallery[::50]]
+    top = [client.search(item.caption, k=1)[0] for item in gallery[::50]]
     assert all(hit.probability is not None and 0 <= hit.probability <= 1 for hit in top)
     for item in gallery[::50]:
-        hits = client.search(item.caption, k=1000).hits
+        hits = client.search(item.caption, k=1000)
         probabilities = [hit.probability or 0.0 for hit in hits]
         assert probabilities == sorted(probabilities, reverse=True)
         assert probabilities[0] > 10 * probabilities[-1]

@@ -33,6 +33,10 @@ PROCESSES = 2
 PICTURES_PER_PROCESS = 64
 WARMUP_STEPS = 200
 LEARNING_RATE = 1e-3
+FINISHING_RATE = 0.5
+FINISHING_WARMUP_STEPS = 40
+ALL_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
+LEAST_PROXY_WEIGHT = 0.1
 LOG_STEPS = 50
 SAVE_STEPS = 500
 PROXY_SCALE = 16.0
@@ -99,12 +103,24 @@ def _contrast(images: torch.Tensor, emoji: torch.Tensor) -> torch.Tensor:
     return per_row[positive.any(1)].mean()
 
 
-def schedule(step: int, steps: int) -> tuple[float, int, float]:
-    """(learning-rate factor, patches kept, proxy weight) at a step: warm-up then cosine to 1 %, all by steps."""
+def schedule(step: int, steps: int, finishing: int) -> tuple[float, int, float]:
+    """(learning-rate factor, patches kept, proxy weight) at a step of ``steps + finishing``, all by steps.
+
+    Warm-up, then cosine to 1 %, with patches dropped until nine tenths of ``steps``; then a finishing round on whole
+    pictures without proxies: a short warm-up to FINISHING_RATE, and cosine to nothing.
+    """
+    if step >= steps:
+        done = step - steps
+        rate = FINISHING_RATE * min(1.0, (done + 1) / FINISHING_WARMUP_STEPS) * _cosine(done / finishing)
+        return rate, ALL_PATCHES, 0.0
     progress = step / steps
-    rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-    keep = 24 if progress < 0.45 else 32 if progress < 0.9 else (IMAGE_SIZE // PATCH_SIZE) ** 2
-    return rate, keep, max(0.1, 1.0 - progress / 0.8)
+    rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * _cosine(progress))
+    keep = 24 if progress < 0.45 else 32 if progress < 0.9 else ALL_PATCHES
+    return rate, keep, max(LEAST_PROXY_WEIGHT, 1.0 - progress / 0.8)
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _optimizer(trainee: Trainee) -> torch.optim.AdamW:
@@ -136,7 +152,7 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
             offset += parameter.numel()
 
 
-def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, processes: int) -> None:
+def _work(rank: int, folder: Path, node_modules: Path, steps: int, finishing: int, seed: int, processes: int) -> None:
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
@@ -153,35 +169,43 @@ def _work(rank: int, folder: Path, node_modules: Path, steps: int, seed: int, pr
     if resumed:
         trainee.load_state_dict(resumed["trainee"])
         optimizer.load_state_dict(resumed["optimizer"])
-    parameters = [p for p in trainee.parameters() if p.requires_grad]
     totals: dict[str, float] = {}
     started = time.perf_counter()
-    for step in range(begin, steps):
-        rate, keep, proxy_weight = schedule(step, steps)
+    for step in range(begin, steps + finishing):
+        rate, keep, proxy_weight = schedule(step, steps, finishing)
+        if step == steps:
+            optimizer = _optimizer(trainee)  # the finishing round starts from the weights alone
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * rate
         losses = trainee.losses(sampler.draw(PICTURES_PER_PROCESS), keep, proxy_weight, generator)
-        trainee.zero_grad(set_to_none=True)
-        losses["total"].backward()
-        if processes > 1:
-            _average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        _descend(trainee, optimizer, losses["total"], processes)
         for name, value in losses.items():
             totals[name] = 0.99 * totals.get(name, value.item()) + 0.01 * value.item()
         done = step + 1
-        if rank != 0 or (done % LOG_STEPS and done != steps):
+        last = done == steps + finishing
+        if rank != 0 or (done % LOG_STEPS and not last):
             continue
         seconds = (time.perf_counter() - started) / (done - begin)
-        line = {"step": done, "of": steps, "seconds_per_step": round(seconds, 3)}
+        line = {"step": done, "of": steps + finishing, "seconds_per_step": round(seconds, 3)}
         line |= {"scale": round(trainee.model.logit_scale.exp().item(), 2)}
         line |= {name: round(value, 3) for name, value in totals.items()}
-        if done % SAVE_STEPS == 0 or done == steps:
+        if done % SAVE_STEPS == 0 or last:
             line |= quick_recall(trainee.model, tokenizer, node_modules, folder / "drawings")
             _save(state_path, done, trainee, optimizer)
         _log(folder, line)
     if processes > 1:
         dist.destroy_process_group()
+
+
+def _descend(trainee: Trainee, optimizer: torch.optim.Optimizer, loss: torch.Tensor, processes: int) -> None:
+    """One step on the gradients of all processes, clipped to length 1."""
+    parameters = [p for p in trainee.parameters() if p.requires_grad]
+    trainee.zero_grad(set_to_none=True)
+    loss.backward()
+    if processes > 1:
+        _average_gradients(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
 
 
 def _log(folder: Path, line: dict[str, float]) -> None:
@@ -200,6 +224,7 @@ def main(
     node_modules: Annotated[Path, typer.Option(help="Where npm installed the packages of package.json.")],
     folder: Annotated[Path, typer.Option(help="Where drawings, logs and the training state are kept.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps; 128 pictures each.")] = 5000,
+    finishing: Annotated[int, typer.Option(help="Steps of the finishing round after them.")] = 1500,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 20,
     processes: Annotated[int, typer.Option(help="Processes that average gradients.")] = PROCESSES,
 ) -> None:
@@ -213,7 +238,7 @@ def main(
     os.environ |= _MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     for style in art.STYLES:
         load_drawings(node_modules, style, emoji, folder / "drawings")
-    spawn(_work, (folder, node_modules, steps, seed, processes), nprocs=processes)
+    spawn(_work, (folder, node_modules, steps, finishing, seed, processes), nprocs=processes)
 
 
 if __name__ == "__main__":

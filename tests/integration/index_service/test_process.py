@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -81,6 +82,15 @@ def test_bad_settings_are_told_in_one_line_with_status_2(arguments: tuple[str, .
     assert "Traceback" not in ended.stderr
     [line] = ended.stderr.splitlines()
     assert re.search(message, line)
+
+
+def test_a_port_in_use_is_named_with_status_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = run("--data-folder", str(tmp_path), "--port", port)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"index_service: can't listen on 127.0.0.1:{port}")
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_damaged_store_is_named_with_status_2(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""The command: read the settings, serve until told to stop.
+
+Owns the exit status: 0 after SIGTERM, 2 with one line on standard error for what the operator has to put right.
+"""
+
+import asyncio
+import sys
+
+from prometheus_client import CollectorRegistry
+
+from index_service.catalog import DataFolderError
+from index_service.host import IndexHost
+from index_service.settings import SettingsError, read_settings
+from service_runtime.logging import configure_logging
+from service_runtime.server import serve
+
+
+def main() -> int:
+    """Serve; returns the exit status of the process."""
+    try:
+        settings = read_settings(sys.argv[1:])
+        configure_logging(settings.log_level)
+        registry = CollectorRegistry()
+        asyncio.run(serve(IndexHost(settings, registry), settings, registry))
+    except (SettingsError, DataFolderError, OSError) as error:
+        sys.stderr.write(f"index_service: {error}\n")
+        return 2
+    return 0
