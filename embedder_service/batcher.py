@@ -72,6 +72,7 @@ class Batcher:
         waiting = [_Waiting(row, self._loop.create_future(), now, deadline) for row in rows]
         with self._changed:
             self._queues[tower].extend(waiting)
+            self._metrics.queue_depth.labels(tower).set(len(self._queues[tower]))
             self._changed.notify()
         return [item.future for item in waiting]
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers.models.siglip.modeling_siglip import SiglipModel
 from transformers.utils import logging as transformers_logging
 
@@ -16,7 +15,9 @@ from embedder_service.fingerprint import VectorSpace, file_digest, weights_diges
 from embedder_service.images import Preprocessing
 from embedder_service.texts import NORMALISATION_VERSION, CaptionTokenizer
 
-# The log is JSON lines of our own; what transformers has to say reaches it as exceptions.
+# The log is JSON lines of our own: no handler and no progress bar of transformers' beside it.
+transformers_logging.disable_default_handler()
+transformers_logging.enable_propagation()
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -48,7 +49,7 @@ def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
             vocabulary=files.architecture.vocabulary,
             max_bytes=max_text_bytes,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{files.folder}: {' '.join(str(error).split())[:500]}") from error
     space = VectorSpace(
         weights=weights,
@@ -71,17 +72,27 @@ def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
 
 
 def _load_model(files: CheckpointFiles) -> SiglipModel:
-    """Raises ValueError for a missing tensor, RuntimeError for one of another shape, SafetensorError for a bad file."""
-    loaded: Any = SiglipModel.from_pretrained(
-        files.folder,
-        dtype=torch.float32,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    """Raises ValueError for what transformers can't load, a missing tensor, or one of another shape."""
+    try:
+        loaded: Any = SiglipModel.from_pretrained(
+            files.folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, with both shapes
+            output_loading_info=True,
+        )
+    except Exception as error:  # a dozen unrelated types: a bad file, a value of config.json, a library it asks for
+        raise ValueError(f"transformers can't load it ({type(error).__name__}: {error})") from error
     model: SiglipModel
     model, report = loaded
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, expected = mismatched[0]
+        raise ValueError(
+            f"the weights have {len(mismatched)} tensors of another shape than config.json says, {name} first: "
+            f"expected {tuple(expected)}, not {tuple(stored)}"
+        )
     # Tensors of no use here are let be: old checkpoints store position ids.
     if absent := sorted(report["missing_keys"]):
         raise ValueError(f"the weights lack {len(absent)} tensors, {absent[0]} first")

@@ -5,7 +5,6 @@ protobuf and no torch.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.settings import EmbedderSettings
 from embedder_service.texts import CaptionTokenizer
+from service_runtime.cores import usable_cores
 from service_runtime.errors import InvalidArgument, ServiceError
 
 _Spans = list[tuple[float, float]]
@@ -68,7 +68,7 @@ class Embedder:
         self._metrics = metrics
         self._batcher = Batcher(backend, settings.batch_limit, metrics)
         self._admission = {tower: Admission(tower, settings.queue_limit, metrics) for tower in Tower}
-        threads = settings.decode_threads or len(os.sched_getaffinity(0))
+        threads = settings.decode_threads or usable_cores()
         self._decoders = ThreadPoolExecutor(threads, "decode")
         # Captions have a thread of their own, so that none stands behind hundreds of images.
         self._tokenisers = ThreadPoolExecutor(1, "tokenise")

@@ -5,6 +5,7 @@ Knows nothing of models, queues or gRPC.
 """
 
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from service_runtime.errors import InvalidArgument
@@ -34,6 +35,18 @@ _READERS: tuple[tuple[bytes, int, type[ImageFile]], ...] = (
     (b"MM\x00+", 0, TiffImageFile),
 )
 """(signature, its offset, reader)."""
+
+_MAX_SIDE = 65_535
+"""Longest side in pixels: JPEG's own limit. Resizing takes 32 bytes for each pixel of a side, so that an image of one
+row within max_image_pixels would take gigabytes."""
+
+_MAX_JPEG_SCANS = 100
+"""A progressive JPEG has about 10. Each is a pass over all pixels and may take no more than 14 bytes of the file, so
+that one within max_image_bytes would be decoded for hours."""
+
+_SOS, _EOI = 0xDA, 0xD9
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
+"""A marker that begins a segment, or EOI: neither stuffing, nor restarts, nor fill."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -85,7 +98,8 @@ class ImageDecoder:
         reader = self._check_bytes(encoded, field)
         try:
             with reader(io.BytesIO(encoded)) as image:
-                self._check_pixels(image, field)
+                self._check_pixels(*image.size, field)
+                self._check_work(image, encoded, field)
                 image.load()
                 pixels = self._to_pixels(image)
         except InvalidArgument:
@@ -113,18 +127,36 @@ class ImageDecoder:
             field=field,
         )
 
-    def _check_pixels(self, image: Image.Image, field: str) -> None:
-        pixels = image.width * image.height
+    def _check_pixels(self, width: int, height: int, field: str) -> None:
+        pixels = width * height
         if pixels > self._max_pixels:
             raise InvalidArgument(
-                f"expected at most {self._max_pixels} pixels, not {pixels} ({image.width} x {image.height})",
-                field=field,
+                f"expected at most {self._max_pixels} pixels, not {pixels} ({width} x {height})", field=field
             )
+        if max(width, height) > _MAX_SIDE:
+            raise InvalidArgument(f"expected sides of at most {_MAX_SIDE} pixels, not {width} x {height}", field=field)
+
+    def _check_work(self, image: ImageFile, encoded: bytes, field: str) -> None:
+        """Raise InvalidArgument for a file that is far more work than its pixels say."""
+        if isinstance(image, JpegImageFile) and (scans := _jpeg_scans(encoded)) > _MAX_JPEG_SCANS:
+            raise InvalidArgument(f"expected at most {_MAX_JPEG_SCANS} scans, not {scans}", field=field)
+        if isinstance(image, TiffImageFile):  # a tile is decoded whole, however little of it lies inside the image
+            tags = image.tag_v2
+            self._check_pixels(tags.get(TILEWIDTH, 0), tags.get(TILELENGTH, 0), field)
 
     def _to_pixels(self, image: Image.Image) -> np.ndarray:
         side = self._preprocessing.size
         upright = _rgb(_upright(image))
         return np.asarray(upright.resize((side, side), self._preprocessing.resample))
+
+
+def _jpeg_scans(encoded: bytes) -> int:
+    """How many scans a JPEG has up to its end marker; what follows that, e.g. a video, is no part of it."""
+    scans, position = 0, 2
+    while (marker := _JPEG_MARKER.search(encoded, position)) and (kind := marker[0][1]) != _EOI:
+        scans += kind == _SOS
+        position = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2])
+    return scans
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -144,6 +176,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError(f"expected 8 or 16 bits a channel, not 32 (mode {image.mode})")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")  # convert() would copy
         return Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer).convert("RGB")
     return image.convert("RGB")

@@ -5,7 +5,6 @@ Owns how the parts are put together. Knows nothing of what they do.
 
 import asyncio
 import logging
-import os
 import time
 
 import numpy as np
@@ -22,6 +21,7 @@ from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
+from service_runtime.cores import usable_cores
 
 _logger = logging.getLogger("eyebright.embedder")
 
@@ -76,7 +76,7 @@ class EmbedderService:
     def _load(self) -> tuple[Checkpoint, Backend]:
         settings = self._settings
         checkpoint = load_checkpoint(self._files, settings.max_text_bytes)
-        threads = settings.torch_threads or len(os.sched_getaffinity(0))
+        threads = settings.torch_threads or usable_cores()
         try:
             backend = TorchBackend(checkpoint.model, checkpoint.preprocessing, settings.device, threads)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts

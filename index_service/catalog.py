@@ -57,8 +57,12 @@ class Catalog:
         self._collections: dict[str, Collection] = {}
         _raise_open_file_limit()
         try:
+            new = not folder.exists()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / "lock")
+            _sync(folder)
+            if new:
+                _sync(folder.absolute().parent)
         except OSError as error:
             raise DataFolderError(f"the data folder {folder} can't be used: {error}") from error
         try:

@@ -13,6 +13,9 @@ MAX_METADATA_BYTES = 64 * 1024
 MAX_METADATA_DEPTH = 32
 """Levels of objects and lists, the outermost included; stated in record.proto."""
 
+MAX_INTEGER_DIGITS = 4300
+"""The most that Python's int() reads unless told otherwise: a longer one makes a record unreadable to its callers."""
+
 # A string that is never closed reaches to the end, so that the scan passes over each byte once.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -29,7 +32,7 @@ def check_metadata(data: bytes) -> None:
     _check_depth(data)  # before the parser, whose own depth is bounded by the interpreter's stack
     try:
         value = json.loads(
-            data.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_keep_number, parse_float=_keep_number
+            data.decode("utf-8"), parse_constant=_refuse_constant, parse_int=_check_integer, parse_float=_keep_number
         )
     except UnicodeDecodeError as error:
         raise MetadataError(f"expected UTF-8, not byte 0x{data[error.start]:02x} at {error.start}") from error
@@ -54,9 +57,16 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MetadataError(f"expected JSON numbers, not {name}")
 
 
-def _keep_number(digits: str) -> float:
-    """Stand in for a number: its digits are stored as they are, and converting thousands of them is refused by int."""
-    return float(len(digits))
+def _check_integer(text: str) -> float:
+    digits = len(text.removeprefix("-"))
+    if digits > MAX_INTEGER_DIGITS:
+        raise MetadataError(f"expected integers of at most {MAX_INTEGER_DIGITS} digits, not {digits}")
+    return _keep_number(text)
+
+
+def _keep_number(text: str) -> float:
+    """Stand in for a number, which is stored as it came: nothing here needs its value."""
+    return float(len(text))
 
 
 def _kind(value: object) -> str:

@@ -26,7 +26,7 @@ class IndexMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._stage_seconds = Histogram(
             "eyebright_index_stage_latency_seconds",
-            "Time of one stage, in seconds: shard_search (one shard, all queries of a request), "
+            "Time of one stage, in seconds: shard_search (one shard, queries of a request that are searched together), "
             "merge (the shards' hits), read_records (what include asks for), commit (one durable commit of one shard), "
             "rebuild (a shard's memory from its disk).",
             ("stage",),

@@ -6,7 +6,7 @@ Knows nothing of shards, requests or what vectors mean.
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Condition
 
@@ -113,7 +113,11 @@ class RecordStore:
     @property
     def disk_bytes(self) -> int:
         """Bytes of the file and its write-ahead log."""
-        return sum(path.stat().st_size for path in (self._path, Path(f"{self._path}-wal")) if path.exists())
+        total = 0
+        for path in (self._path, Path(f"{self._path}-wal")):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def applied_sequence(self) -> int:
         """Number of writes applied since the file was made."""

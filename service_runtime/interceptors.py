@@ -71,8 +71,9 @@ class CallInterceptor(aio.ServerInterceptor):
         if streams:
 
             async def streaming(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-                call = await self._begin(path, metadata, context)
+                call = self._begin(path, metadata)
                 try:
+                    await _send_request_id(call, context)
                     self._authenticate(path, metadata)
                     answers = inner(request, context)
                     if isinstance(answers, Awaitable):
@@ -88,8 +89,9 @@ class CallInterceptor(aio.ServerInterceptor):
             return streaming
 
         async def unary(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
-            call = await self._begin(path, metadata, context)
+            call = self._begin(path, metadata)
             try:
+                await _send_request_id(call, context)
                 self._authenticate(path, metadata)
                 return await inner(request, context)
             except BaseException as error:
@@ -103,14 +105,13 @@ class CallInterceptor(aio.ServerInterceptor):
         if self._token is not None:
             self._token.check(path, metadata)
 
-    async def _begin(self, path: str, metadata: dict[str, str], context: aio.ServicerContext[Any, Any]) -> _Call:
+    def _begin(self, path: str, metadata: dict[str, str]) -> _Call:
         service, _, method = path.lstrip("/").rpartition("/")
         given = metadata.get(REQUEST_ID_KEY, "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         _request_id.set(request_id)
         call = _Call(service, method, request_id, time.perf_counter())
         self._metrics.in_flight.labels(service, method).inc()
-        await context.send_initial_metadata(((REQUEST_ID_KEY, request_id),))
         return call
 
     def _end(self, call: _Call) -> None:
@@ -130,6 +131,10 @@ class CallInterceptor(aio.ServerInterceptor):
         if call.message:
             extra["status_message"] = call.message
         _logger.log(level, "call", extra=extra)
+
+
+async def _send_request_id(call: _Call, context: aio.ServicerContext[Any, Any]) -> None:
+    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
 
 
 def _rewrapped(

@@ -31,7 +31,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send every logger's lines of at least ``level`` (debug, info, warning, error) to standard error as JSON."""
+    """Send every logger's lines of at least ``level`` (debug, info, warning, error), and Python's warnings, to standard
+    error as JSON.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)

@@ -72,8 +72,11 @@ def open_client(embedder: str, index: str, collection: str, token_file: Path | N
     """A client for the services; nothing is sent yet. Raises CliError when a file holds no token or no certificate."""
     token = None
     if token_file is not None:
-        token = token_file.read_text("utf-8").strip()
+        token = token_file.read_bytes().decode("utf-8", "replace").strip()
         if not token:
             raise CliError(f"{token_file} holds no token")
-    tls = None if tls_ca is None else TLS(root_certificates=tls_ca)
+    certificates = None if tls_ca is None else tls_ca.read_bytes()
+    if certificates is not None and b"CERTIFICATE-----" not in certificates:
+        raise CliError(f"{tls_ca} holds no certificate in PEM form")
+    tls = None if certificates is None else TLS(root_certificates=certificates)
     return Client(embedder, index, collection=collection, tls=tls, token=token)

@@ -42,10 +42,14 @@ class ImageSource(Protocol):
 
 def open_source(path: str) -> ImageSource:
     """The source behind a path or a glob. Raises SourceError when nothing there can be indexed."""
+    if not path:
+        raise SourceError('expected a folder, a picture, a tar or a glob, not an empty PATH; "." is this folder')
     place = Path(path)
     if place.is_dir():
         return _counted(FolderSource(place), path)
     if place.is_file():
+        if not (_is_image(place.name) or tarfile.is_tarfile(place)):
+            raise SourceError(f"{path} is neither a folder, a picture ({', '.join(IMAGE_SUFFIXES)}) nor a tar")
         return _counted(FilesSource(place.parent, [place]), path)
     if not glob.has_magic(path):
         raise SourceError(f"{path} does not exist")
@@ -95,7 +99,7 @@ class FilesSource:
     failures: list[SourceFailure] = field(default_factory=list)
 
     def count(self) -> int | None:
-        """From the tars' headers; None when a tar is compressed."""
+        """From the tars' headers; None when a tar is compressed or damaged."""
         total = 0
         for path in self.paths:
             count = 1 if _is_image(path.name) else count_samples(path)
@@ -195,10 +199,6 @@ def _fixed_folder(pattern: str) -> Path:
 
 def _counted(source: FolderSource | FilesSource, path: str) -> ImageSource:
     """The source with its total. Raises SourceError when it holds nothing."""
-    if isinstance(source, FilesSource):
-        for file in source.paths:
-            if not (_is_image(file.name) or tarfile.is_tarfile(file)):
-                raise SourceError(f"{path} is neither a folder, a picture ({', '.join(IMAGE_SUFFIXES)}) nor a tar")
     source.total = source.count()
     if source.total == 0:
         raise SourceError(_emptiness(source, path))

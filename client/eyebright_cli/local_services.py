@@ -1,10 +1,13 @@
 """Both services as child processes on loopback: the embedded way to run Eyebright.
 
 Owns starting, watching and stopping them, their ports, logs and data folder. Does not print and does not read options.
-Each child has a session of its own, so that a terminal's Ctrl-C reaches this process alone, which then stops them.
+Each child has a session of its own, so that a terminal's Ctrl-C reaches this process alone, which then stops them. On
+Linux the kernel stops them too when this process is killed.
 """
 
+import ctypes
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +33,8 @@ _LIBRARIES = {
     "embedder_service": ("torch", "transformers", "PIL", "pydantic_settings", "prometheus_client", "grpc_health"),
     "index_service": ("faiss", "pydantic_settings", "prometheus_client", "grpc_health"),
 }
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.02
 _WATCH_SECONDS = 0.2
 _LOG_TAIL_LINES = 12
@@ -51,7 +56,7 @@ class LocalServices:
 
     ``model`` is what the embedder serves. ``waiting`` is called again and again while they start, with the name of a
     service that is not ready yet. Entering raises MissingExtraError, PortInUseError or ServiceDiedError, and leaves
-    nothing running then.
+    nothing running then. The thread that enters must live as long as the services.
     """
 
     def __init__(
@@ -164,7 +169,12 @@ class LocalService:
         with self.log.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(  # noqa: S603 - no shell, and nothing of it comes from outside
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def ready(self) -> bool:
@@ -210,6 +220,12 @@ class LocalService:
             text = log.read().decode("utf-8", "replace")
         lines = [plain for line in text.splitlines() for plain in _plain_lines(line)]
         return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:]) or "  (nothing)"
+
+
+def _end_with_parent() -> None:
+    """In the child before it becomes the service: SIGTERM when the thread that started it ends, even by SIGKILL."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _plain_lines(line: str) -> list[str]:

@@ -34,7 +34,12 @@ eyebright like holidays/beach.jpg
 eyebright like red-heart -k 20 --json
 """
 
-HitsOption = Annotated[int, typer.Option("-k", min=1, max=100_000, metavar="N", help="Most pictures to find.")]
+HitsOption = Annotated[
+    int,
+    typer.Option(
+        "-k", min=1, max=100_000, metavar="N", help="Most pictures to find; past 1,000 they come without captions."
+    ),
+]
 
 
 def search(
@@ -59,12 +64,12 @@ def search(
     """Find pictures by words or by a picture."""
     if bool(words) == (image is not None):
         raise typer.BadParameter("give either WORDS or --image FILE", param_hint="WORDS")
-    text = " ".join(words or ()) or None
+    text = " ".join(words) if words else None
     with open_client(embedder, index, collection, token_file, tls_ca) as client:
         result = client.search(text, image=image, k=k, min_score=min_score)
     _show(
-        f"“{text}”" if text else f"pictures like {image}",
-        {"text": text} if text else {"image": str(image)},
+        f"pictures like {image}" if text is None else f"“{text}”",
+        {"image": str(image)} if text is None else {"text": text},
         result,
         as_json,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 
+from eyebright_client._exceptions import InvalidArgument
 from eyebright_client._limits import MAX_MESSAGE_BYTES
 
 Metadata = tuple[tuple[str, str], ...]
@@ -66,6 +67,13 @@ def channel_options(tls: TLS | None) -> Options:
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options
+
+
+def checked_token(token: str | None) -> str | None:
+    """The token. Raises InvalidArgument, without saying the token, for what no header can carry."""
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise InvalidArgument("token: expected printable ASCII on one line, not what was given", field="token")
+    return token
 
 
 def call_metadata(request_id: str, token: str | None) -> Metadata:

@@ -1,9 +1,10 @@
 """Indexing images: the operation behind ``index_images``.
 
 Owns the pipeline. Images are read, embedded over one stream and written over another; while the embedder works on one
-batch, the index writes the one before and the next is read. At most EMBEDDING + WRITING batches are in flight,
-whatever the length of the input. An image counts as indexed only when the index acknowledged it. When a service
-fails, what it did not answer is sent again over a new stream; a record that was written twice replaced itself.
+batch, the index writes the one before and the next is read. At most EMBEDDING + 1 batches are with the embedder and
+WRITING + 1 with the index, whatever the length of the input. An image counts as indexed only when the index
+acknowledged it. When a service fails, what it did not answer is sent again over a new stream; a record that was written
+twice replaced itself.
 Performs no I/O but reading the caller's input, as a Work step.
 """
 
@@ -26,10 +27,10 @@ from eyebright_client._session import Session
 from eyebright_client._statuses import read_item_errors
 
 EMBEDDING = 2
-"""Batches the embedder may hold: one under work, one waiting."""
+"""Batches the embedder holds while the next is read: one under work, one waiting."""
 
 WRITING = 2
-"""Batches the index may hold: one under work, one waiting."""
+"""Batches the index holds while the next is embedded: one under work, one waiting."""
 
 OnError = Literal["collect", "raise"]
 ImageSource = Mapping[str, Image] | Iterable[ImageItem]

@@ -339,7 +339,7 @@ def search_request(
 ) -> search_pb2.SearchRequest:
     """Search by (n, dimension) vectors, or by record ids. Raises InvalidArgument for numbers that can't be sent."""
     for field, number in (("k", k), ("offset", offset)):
-        if not (isinstance(number, int) and 0 <= number < 2**32):
+        if isinstance(number, bool) or not (isinstance(number, int | np.integer) and 0 <= number < 2**32):
             raise InvalidArgument(f"{field}: expected a whole number of at least 0, not {number!r}", field=field)
     with _building("search"):
         request = search_pb2.SearchRequest(

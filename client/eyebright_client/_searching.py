@@ -14,7 +14,14 @@ import numpy as np
 from eyebright_client import _messages
 from eyebright_client._calls import Operation
 from eyebright_client._embedding import alone, embed
-from eyebright_client._exceptions import CallError, FingerprintMismatch, InvalidArgument, NotFound, Unavailable
+from eyebright_client._exceptions import (
+    CallError,
+    FingerprintMismatch,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from eyebright_client._limits import (
     HITS_PER_SEARCH,
     HITS_WITH_RECORDS_PER_SEARCH,
@@ -182,32 +189,48 @@ def _search(
         model = yield from _matching_model(session, queries, wanted, wait)
         results: dict[int, SearchResult] = {i: SearchResult(error=error) for i, error in queries.errors.items()}
         for positions in _chunks(queries, wanted):
-            request = _messages.search_request(
-                wanted.collection,
-                queries.only(positions),
-                queries.fingerprint,
-                queries.modality,
-                k=wanted.k,
-                offset=wanted.offset,
-                min_score=wanted.min_score,
-                include=wanted.include,
-            )
-            response = yield from session.index("Search", request, wait())
-            shard_seconds, merge_seconds = _messages.read_search_seconds(response)
-            for position, result in zip(
-                positions, _messages.read_search(response, positions, session.request_id), strict=True
-            ):
+            for position, result in (yield from _answers(session, queries, positions, wanted, wait)):
                 results[position] = dataclasses.replace(
                     result,
                     probabilities=None if model is None or result.error else model.probability(result.scores),
                     truncated=position in queries.truncated,
-                    stages=Stages(shard_search_seconds=shard_seconds, merge_seconds=merge_seconds),
                 )
     except (FingerprintMismatch, NotFound):
         session.forget(wanted.collection)
         raise
     total = time.perf_counter() - began
     return tuple(_timed(results[position], queries.timings, total) for position in range(len(queries.rows)))
+
+
+def _answers(
+    session: Session, queries: _Queries, positions: list[int], wanted: Wanted, wait: Callable[[], float]
+) -> Operation[list[tuple[int, SearchResult]]]:
+    """The answers to the queries at some positions, in one request, or in halves where one answer can't hold them."""
+    request = _messages.search_request(
+        wanted.collection,
+        queries.only(positions),
+        queries.fingerprint,
+        queries.modality,
+        k=wanted.k,
+        offset=wanted.offset,
+        min_score=wanted.min_score,
+        include=wanted.include,
+    )
+    try:
+        response = yield from session.index("Search", request, wait())
+    except ResourceExhausted as error:
+        if len(positions) == 1 or error.retry_after_seconds is not None:
+            raise
+        half = len(positions) // 2
+        first = yield from _answers(session, queries, positions[:half], wanted, wait)
+        return first + (yield from _answers(session, queries, positions[half:], wanted, wait))
+    shard_seconds, merge_seconds = _messages.read_search_seconds(response)
+    stages = Stages(shard_search_seconds=shard_seconds, merge_seconds=merge_seconds)
+    found = _messages.read_search(response, positions, session.request_id)
+    return [
+        (position, dataclasses.replace(result, stages=stages))
+        for position, result in zip(positions, found, strict=True)
+    ]
 
 
 def _timed(result: SearchResult, embedding: EmbedTimings, total_seconds: float) -> SearchResult:

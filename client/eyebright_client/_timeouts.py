@@ -3,16 +3,18 @@
 Owns the default timeouts. Knows no call.
 """
 
-import math
 import time
 from dataclasses import dataclass, fields
 
 from eyebright_client._exceptions import DeadlineExceeded, InvalidArgument
 
+LONGEST_SECONDS = 1e9
+"""32 years. What passes about 9e9 wraps round: gRPC then takes a deadline for over at once, and threads can't wait."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Timeouts in seconds, each more than 0. Raises InvalidArgument for any other value."""
+    """Timeouts in seconds, each more than 0 and at most 1,000,000,000. Raises InvalidArgument for any other value."""
 
     search: float = 30.0
     """A whole ``search``, embedding included; in ``search_many``, one request."""
@@ -38,9 +40,12 @@ class Timeouts:
 
 
 def check_timeout(field: str, seconds: float) -> None:
-    """Raise InvalidArgument unless ``seconds`` is a finite number above 0."""
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise InvalidArgument(f"{field}: expected a number of seconds above 0, not {seconds}", field=field)
+    """Raise InvalidArgument unless ``seconds`` is above 0 and at most LONGEST_SECONDS."""
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise InvalidArgument(
+            f"{field}: expected a number of seconds above 0 and at most {LONGEST_SECONDS:,.0f}, not {seconds}",
+            field=field,
+        )
 
 
 class Deadline:

@@ -27,7 +27,7 @@ from eyebright_client._calls import (
     Step,
     Work,
 )
-from eyebright_client._connection import TLS, call_metadata, channel_options
+from eyebright_client._connection import TLS, call_metadata, channel_options, checked_token
 from eyebright_client._exceptions import CallError, ClientClosed, DeadlineExceeded, Unavailable
 from eyebright_client._messages import STUBS
 from eyebright_client._statuses import read_call_error
@@ -40,6 +40,11 @@ _FINISH_SECONDS = 5.0
 _LOST_STATUS = "Internal error from Core"
 """What grpc.aio puts in place of the server's status when the stream ended while a message was being written
 (https://github.com/grpc/grpc/issues/36066)."""
+
+
+def _check_open(closed: bool) -> None:
+    if closed:
+        raise ClientClosed("the client is closed")
 
 
 def _silent(step: OpenStream, seconds: float) -> DeadlineExceeded:
@@ -74,7 +79,7 @@ class Transport:
     """Blocking calls. May be shared between threads: each operation has its own streams."""
 
     def __init__(self, addresses: Mapping[Service, str], tls: TLS | None, token: str | None) -> None:
-        self._token = token
+        self._token = checked_token(token)
         self._closed = False
         options = channel_options(tls)
         self._channels = {
@@ -95,10 +100,10 @@ class Transport:
         """Perform an operation to its end."""
         streams: list[_Stream] = []
         try:
+            _check_open(self._closed)
             step = next(operation)
             while True:
-                if self._closed:
-                    raise ClientClosed("the client is closed")
+                _check_open(self._closed)
                 try:
                     answer = self._perform(step, streams)
                 except CallError as error:
@@ -184,7 +189,7 @@ class AsyncTransport:
     def __init__(self, addresses: Mapping[Service, str], tls: TLS | None, token: str | None) -> None:
         self._addresses = addresses
         self._tls = tls
-        self._token = token
+        self._token = checked_token(token)
         self._closed = False
         self._channels: list[grpc.aio.Channel] = []
         self._made: Stubs = {}
@@ -213,10 +218,10 @@ class AsyncTransport:
         """Perform an operation to its end."""
         streams: list[_Stream] = []
         try:
+            _check_open(self._closed)
             step = next(operation)
             while True:
-                if self._closed:
-                    raise ClientClosed("the client is closed")
+                _check_open(self._closed)
                 try:
                     answer = await self._perform(step, streams)
                 except CallError as error:

@@ -41,16 +41,19 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "COLUMNS": "200", "PYTHONUNBUFFERED": "1", **extra}
 
 
-def _command(arguments: tuple[str, ...]) -> list[str]:
-    return [sys.executable, "-m", "eyebright_cli", *arguments]
+def _command(arguments: tuple[str, ...], python: Path | None = None) -> list[str]:
+    return [str(python or sys.executable), "-m", "eyebright_cli", *arguments]
 
 
 def eyebright(
-    *arguments: str, folder: Path | None = None, environment: Mapping[str, str] = MappingProxyType({})
+    *arguments: str,
+    folder: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    python: Path | None = None,
 ) -> Answer:
-    """Run the command to its end."""
+    """Run the command to its end, in the environment of ``python`` if that is given."""
     process = subprocess.Popen(
-        _command(arguments),
+        _command(arguments, python),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -85,6 +88,11 @@ def eyebright_here(*arguments: str, environment: Mapping[str, str] = MappingProx
     return Answer(code, out.getvalue(), err.getvalue())
 
 
+def _heed_ctrl_c() -> None:
+    """Where a shell started the tests in the background, they and their children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class RunningCommand:
     """A command that runs; its output goes to files, so that no pipe fills up."""
 
@@ -92,7 +100,13 @@ class RunningCommand:
         self._out, self._err = folder / "stdout.txt", folder / "stderr.txt"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                _command(arguments), stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=folder, env=_environment({})
+                _command(arguments),
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                env=_environment({}),
+                preexec_fn=_heed_ctrl_c,
             )
 
     @property

@@ -208,6 +208,7 @@ def test_ctrl_c_keeps_what_was_acknowledged_and_the_same_command_goes_on(
         (("search", "words", "-c", "unknown"), "unknown"),
         (("stats", "-c", "unknown"), "unknown"),
         (("search", "words", "-c", "NOT A NAME"), "NOT A NAME"),
+        (("search", "", "-c", "{collection}"), "0 bytes"),
         (("search", " ", "-c", "{collection}"), "white space"),
         (("search", "--image", "{words}", "-c", "{collection}"), "expected PNG"),
     ],

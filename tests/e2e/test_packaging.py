@@ -1,37 +1,14 @@
 """The wheel: what is in it, and that each way of installing it works alone."""
 
-import re
 import subprocess
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.environments import installed_bytes, make_environment
+from tests.e2e.conftest import Environment
+from tests.e2e.environments import installed_bytes
 from tests.processes import RunningService, running_service
-
-ROOT = Path(__file__).parents[2]
-Environment = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    (built,) = folder.glob("*.whl")
-    return built
-
-
-@pytest.fixture(scope="session")
-def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    def make(*extras: str) -> Path:
-        return make_environment(tmp_path_factory.mktemp("venv"), wheel, frozenset(extras))
-
-    return make
 
 
 def _run(python: Path, *arguments: str, folder: Path | None = None) -> str:
@@ -118,17 +95,3 @@ def test_each_service_runs_from_its_extra_alone(
         )
         assert _run(python, "-c", script, folder=tmp_path).strip() in {"[]", "()", "192"}
         assert service.terminate() == 0
-
-
-def test_demo_works_from_the_wheel_with_all_extras(environment: Environment, tmp_path: Path) -> None:
-    python = environment("all")
-    where = _run(python, "-c", "import eyebright_cli; print(eyebright_cli.__file__)", folder=tmp_path)
-    assert where.startswith(str(python.parents[1])), where
-    last = _run(python.parent / "eyebright", "demo", folder=tmp_path).splitlines()[-1]
-    figures = re.fullmatch(
-        r"demo: images=1644 recall@1=(0\.\d{3}) recall@10=(0\.\d{3}) search_p50_ms=\d+\.\d indexed_images_per_s=\d+",
-        last,
-    )
-    assert figures, last
-    assert float(figures[1]) >= 0.18
-    assert float(figures[2]) >= 0.55

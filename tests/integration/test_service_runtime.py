@@ -1,8 +1,11 @@
 """What every hosted service does around its calls, shown on a small one."""
 
+import asyncio
 import json
 import logging
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -131,6 +134,47 @@ async def test_latency_is_counted_by_service_method_and_code(server: Server, cha
     assert in_flight == [0, 0]
 
 
+async def test_calls_cancelled_as_they_begin_are_not_counted_as_in_flight(server: Server) -> None:
+    def counted(pattern: str) -> float:
+        families = text_string_to_metric_families(_get(server, "/metrics")[1])
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == pattern and sample.labels["method"].startswith("Echo")
+        )
+
+    for _ in range(10):
+        async with aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel:
+            calls = [_stream(channel, b"sleep 60") for _ in range(20)]
+            calls += [_method(channel, "Echo")(b"x") for _ in range(20)]
+            await _method(channel, "Echo")(b"x")
+            for call in calls:
+                call.cancel()
+    while counted("eyebright_rpc_in_flight"):
+        await asyncio.sleep(0.01)
+    assert counted("eyebright_rpc_latency_seconds_count") >= 10
+
+
+async def test_a_probe_that_hangs_up_prints_nothing(
+    server: Server, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, "eyebright.http"):
+        probe = socket.create_connection(("127.0.0.1", server.ports.metrics))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends RST
+        probe.close()
+        while "an HTTP request broke off" not in caplog.messages:
+            await asyncio.sleep(0.01)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+async def test_a_metrics_port_in_use_is_named(server: Server) -> None:
+    settings = ServiceSettings(metrics_port=server.ports.metrics, drain_seconds=0)
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.ports.metrics}: .*in use"):
+        async with Server(EchoHost(), settings, CollectorRegistry()):
+            pass
+
+
 async def test_health_reflection_and_probes(server: Server, channel: aio.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
     for name in ("", "test.Echo"):
@@ -165,7 +209,7 @@ async def test_token(tmp_path: Path) -> None:
 async def test_a_port_in_use_is_an_error_not_a_second_server(server: Server) -> None:
     other = EchoHost()
     settings = ServiceSettings(port=server.ports.grpc, drain_seconds=0)
-    with pytest.raises(RuntimeError, match="bind"):
+    with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.ports.grpc}: .*bind"):
         async with Server(other, settings, CollectorRegistry()):
             pass
     assert other.stopped

@@ -62,12 +62,12 @@ class Sampler:
                 self._views[index].append((number, row, _STYLE_WEIGHTS.get(style, 1.0)))
         self._deck: list[int] = []
 
-    def draw(self, count: int) -> Batch:
-        """A batch of ``count`` pictures (even) and captions."""
+    def draw(self, count: int, twins: float) -> Batch:
+        """A batch of ``count`` pictures (even) and captions; a share ``twins`` of the pairs is one drawing twice."""
         emoji = [index for index in self._deal(count // 2) for _ in range(2)]
         scenes = round(count * _SCENES_PER_BATCH)
         seconds = {row: self._random.randrange(len(self.emoji)) for row in self._random.sample(range(count), scenes)}
-        pixels, named = self._paint(emoji, seconds)
+        pixels, named = self._paint(emoji, seconds, twins)
         captions = [
             self._writer.write_scene(index, seconds[row], self._random)
             if row in seconds
@@ -104,10 +104,11 @@ class Sampler:
         style, row, _ = self._random.choices(views, weights)[0]
         return style, row
 
-    def _paint(self, emoji: list[int], seconds: dict[int, int]) -> tuple[torch.Tensor, list[str | None]]:
+    def _paint(self, emoji: list[int], seconds: dict[int, int], twins: float) -> tuple[torch.Tensor, list[str | None]]:
         picked: list[tuple[int, int]] = []
-        for position, index in enumerate(emoji):
-            picked.append(self._pick(index, picked[-1][0] if position % 2 else None))
+        for index in emoji[::2]:
+            first = self._pick(index, None)
+            picked += [first, first if self._random.random() < twins else self._pick(index, first[0])]
         extra = [self._pick(index, None) for index in seconds.values()]
         drawings = torch.stack([self._drawings[style][row] for style, row in picked + extra])
         mirror = torch.tensor([self._mirrors[i] and self._random.random() < 0.4 for i in [*emoji, *seconds.values()]])

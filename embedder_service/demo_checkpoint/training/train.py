@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -34,7 +35,9 @@ PICTURES_PER_PROCESS = 64
 WARMUP_STEPS = 200
 LEARNING_RATE = 1e-3
 FINISHING_RATE = 0.5
-FINISHING_WARMUP_STEPS = 40
+TWINS_RATE = 0.25
+TWINS_SHARE = 0.6
+LATER_WARMUP_STEPS = 40
 ALL_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 LEAST_PROXY_WEIGHT = 0.1
 LOG_STEPS = 50
@@ -103,20 +106,49 @@ def _contrast(images: torch.Tensor, emoji: torch.Tensor) -> torch.Tensor:
     return per_row[positive.any(1)].mean()
 
 
-def schedule(step: int, steps: int, finishing: int) -> tuple[float, int, float]:
-    """(learning-rate factor, patches kept, proxy weight) at a step of ``steps + finishing``, all by steps.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps of each round. Every round but the first starts from the weights alone, with a fresh optimiser."""
 
-    Warm-up, then cosine to 1 %, with patches dropped until nine tenths of ``steps``; then a finishing round on whole
-    pictures without proxies: a short warm-up to FINISHING_RATE, and cosine to nothing.
+    first: int
+    finishing: int
+    twins: int
+
+    @property
+    def steps(self) -> int:
+        """Steps of all rounds."""
+        return self.first + self.finishing + self.twins
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What holds at one step."""
+
+    rate: float
+    """Factor on the learning rate."""
+    keep: int
+    """Patches seen of each picture."""
+    proxy_weight: float
+    twins: float
+    """Share of pairs of pictures that are one drawing twice."""
+
+
+def moment(step: int, plan: Plan) -> Moment:
+    """What holds at a step: everything goes by steps, nothing by the clock.
+
+    First round: warm-up, then cosine to 1 %, with patches dropped until nine tenths of it and proxies that fade. The
+    two after it see whole pictures and no proxies: a short warm-up, then cosine to nothing; the last is for copies.
     """
-    if step >= steps:
-        done = step - steps
-        rate = FINISHING_RATE * min(1.0, (done + 1) / FINISHING_WARMUP_STEPS) * _cosine(done / finishing)
-        return rate, ALL_PATCHES, 0.0
-    progress = step / steps
-    rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * _cosine(progress))
-    keep = 24 if progress < 0.45 else 32 if progress < 0.9 else ALL_PATCHES
-    return rate, keep, max(LEAST_PROXY_WEIGHT, 1.0 - progress / 0.8)
+    if step < plan.first:
+        progress = step / plan.first
+        rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * _cosine(progress))
+        keep = 24 if progress < 0.45 else 32 if progress < 0.9 else ALL_PATCHES
+        return Moment(rate, keep, max(LEAST_PROXY_WEIGHT, 1.0 - progress / 0.8), twins=0.0)
+    done, of, rate, twins = step - plan.first, plan.finishing, FINISHING_RATE, 0.0
+    if done >= plan.finishing:
+        done, of, rate, twins = done - plan.finishing, plan.twins, TWINS_RATE, TWINS_SHARE
+    rate *= min(1.0, (done + 1) / LATER_WARMUP_STEPS) * _cosine(done / of)
+    return Moment(rate, ALL_PATCHES, 0.0, twins)
 
 
 def _cosine(progress: float) -> float:
@@ -152,7 +184,7 @@ def _average_gradients(parameters: list[nn.Parameter]) -> None:
             offset += parameter.numel()
 
 
-def _work(rank: int, folder: Path, node_modules: Path, steps: int, finishing: int, seed: int, processes: int) -> None:
+def _work(rank: int, folder: Path, node_modules: Path, plan: Plan, seed: int, processes: int) -> None:
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=processes)
@@ -171,22 +203,23 @@ def _work(rank: int, folder: Path, node_modules: Path, steps: int, finishing: in
         optimizer.load_state_dict(resumed["optimizer"])
     totals: dict[str, float] = {}
     started = time.perf_counter()
-    for step in range(begin, steps + finishing):
-        rate, keep, proxy_weight = schedule(step, steps, finishing)
-        if step == steps:
-            optimizer = _optimizer(trainee)  # the finishing round starts from the weights alone
+    for step in range(begin, plan.steps):
+        now = moment(step, plan)
+        if step in (plan.first, plan.first + plan.finishing):
+            optimizer = _optimizer(trainee)
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * rate
-        losses = trainee.losses(sampler.draw(PICTURES_PER_PROCESS), keep, proxy_weight, generator)
+            group["lr"] = group["rate"] * now.rate
+        batch = sampler.draw(PICTURES_PER_PROCESS, now.twins)
+        losses = trainee.losses(batch, now.keep, now.proxy_weight, generator)
         _descend(trainee, optimizer, losses["total"], processes)
         for name, value in losses.items():
             totals[name] = 0.99 * totals.get(name, value.item()) + 0.01 * value.item()
         done = step + 1
-        last = done == steps + finishing
+        last = done == plan.steps
         if rank != 0 or (done % LOG_STEPS and not last):
             continue
         seconds = (time.perf_counter() - started) / (done - begin)
-        line = {"step": done, "of": steps + finishing, "seconds_per_step": round(seconds, 3)}
+        line = {"step": done, "of": plan.steps, "seconds_per_step": round(seconds, 3)}
         line |= {"scale": round(trainee.model.logit_scale.exp().item(), 2)}
         line |= {name: round(value, 3) for name, value in totals.items()}
         if done % SAVE_STEPS == 0 or last:
@@ -225,6 +258,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where drawings, logs and the training state are kept.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps; 128 pictures each.")] = 5000,
     finishing: Annotated[int, typer.Option(help="Steps of the finishing round after them.")] = 1500,
+    twins: Annotated[int, typer.Option(help="Steps of the round for copies after that.")] = 700,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 20,
     processes: Annotated[int, typer.Option(help="Processes that average gradients.")] = PROCESSES,
 ) -> None:
@@ -238,7 +272,7 @@ def main(
     os.environ |= _MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     for style in art.STYLES:
         load_drawings(node_modules, style, emoji, folder / "drawings")
-    spawn(_work, (folder, node_modules, steps, finishing, seed, processes), nprocs=processes)
+    spawn(_work, (folder, node_modules, Plan(steps, finishing, twins), seed, processes), nprocs=processes)
 
 
 if __name__ == "__main__":

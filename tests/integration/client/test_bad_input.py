@@ -185,6 +185,7 @@ REQUEST_FAULTS: dict[str, tuple[Any, type[EyebrightError], str]] = {
     "k 0": (lambda c: c.search("x", k=0), InvalidArgument, "k: expected 1 to 100,?000, not 0"),
     "k 100,001": (lambda c: c.search("x", k=100_001), InvalidArgument, "k: .*100,?000.*100,?001"),
     "k negative": (lambda c: c.search("x", k=-1), InvalidArgument, "k: .*not -1"),
+    "k boolean": (lambda c: c.search("x", k=True), InvalidArgument, "k: .*not True"),
     "k text": (lambda c: c.search("x", k="ten"), InvalidArgument, "k: .*'ten'"),
     "offset": (lambda c: c.search("x", k=1, offset=100_000), InvalidArgument, "offset"),
     "collection": (lambda c: c.search("x", collection="nobody"), NotFound, "'nobody'"),
@@ -245,7 +246,7 @@ def test_request_faults_are_raised(filled: Client, ask: Any, kind: type[Eyebrigh
     with pytest.raises(kind, match=says):
         ask(filled)
     assert filled.get("good").id == "good"
-    assert len(filled.search("a circle", k=1)) == 1
+    assert len(filled.search("a circle", k=np.int64(1))) == 1
 
 
 def test_a_collection_of_another_model_is_refused_before_anything_is_sent(client: Client) -> None:

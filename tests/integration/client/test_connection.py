@@ -13,7 +13,7 @@ from eyebright_client import TLS, CallError, ClientClosed, DeadlineExceeded, Tim
 from tests.integration.client.conftest import MakeClient
 from tests.processes import RunningService, running_service, start_service
 
-TOKEN = "open sesame"
+TOKEN = "open-sesame"
 
 
 @pytest.fixture
@@ -88,13 +88,16 @@ def test_readiness_waits_for_a_service_that_starts_later(make_client: MakeClient
         second.kill()
 
 
-def test_a_closed_client_says_so(make_client: MakeClient, index: RunningService) -> None:
-    client = make_client(None, index.address)
+def test_a_closed_client_says_so(make_client: MakeClient, embedder: RunningService, index: RunningService) -> None:
+    client = make_client(embedder.address, index.address)
     client.list_collections()
+    client.model()
     client.close()
     client.close()
     with pytest.raises(ClientClosed):
         client.list_collections()
+    with pytest.raises(ClientClosed):
+        client.model()  # remembered, so that no call would be made
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,19 @@ def test_many_queries_keep_their_order_and_fail_alone(client: Client, pictures: 
     assert client.search_many(texts=[]) == ()
 
 
+def test_many_queries_whose_hits_carry_more_than_a_message_holds(index: RunningService, collection: str) -> None:
+    with Client(None, index.address, collection=collection) as client:
+        client.create_collection(dimension=8, fingerprint="a" * 64)
+        vectors = np.eye(8).repeat(8, axis=0) + np.linspace(0, 0.1, 64)[:, np.newaxis]
+        ids = [f"{number:02}" for number in range(64)]
+        client.upsert(ids, vectors, captions=["x" * 30_000] * 64, metadata=[{"a": "y" * 60_000}] * 64)
+        results = client.search_many(vectors=vectors[:16], k=64)  # 92 MB
+        assert [len(result) for result in results] == [64] * 16
+        assert all(result[0].caption == "x" * 30_000 for result in results)
+        alone = [client.search(vector=vector, k=64, include=()) for vector in vectors[:16]]
+        assert [result.ids for result in results] == [result.ids for result in alone]
+
+
 def test_embeddings_are_unit_vectors_and_fail_alone(client: Client, pictures: dict[str, bytes]) -> None:
     words = "word " * 200
     texts = client.embed_texts(["a dog", "", words])

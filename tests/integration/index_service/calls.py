@@ -15,9 +15,9 @@ MIB = 1024 * 1024
 
 
 @contextmanager
-def connected(address: str) -> Iterator[IndexServiceStub]:
+def connected(address: str, most_sent_bytes: int = 64 * MIB) -> Iterator[IndexServiceStub]:
     """A stub for the length of a block."""
-    options = [("grpc.max_receive_message_length", 64 * MIB), ("grpc.max_send_message_length", 64 * MIB)]
+    options = [("grpc.max_receive_message_length", 64 * MIB), ("grpc.max_send_message_length", most_sent_bytes)]
     with grpc.insecure_channel(address, options) as channel:
         yield IndexServiceStub(channel)  # type: ignore[no-untyped-call]
 

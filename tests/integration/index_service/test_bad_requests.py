@@ -16,6 +16,8 @@ from tests.integration.index_service.calls import (
     DIMENSION,
     EVERYTHING,
     FINGERPRINT,
+    MIB,
+    connected,
     get,
     random_vectors,
     search,
@@ -23,6 +25,7 @@ from tests.integration.index_service.calls import (
     upsert,
     upsert_request,
 )
+from tests.processes import RunningService
 
 OTHER = "cd" * 32
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -196,6 +199,10 @@ ITEM_FAULTS = {
         record_pb2.Record(id="x", metadata_json=nested(100_000)), "records[1].metadata_json", "at most 65536 bytes",
     ),
     "NaN in metadata": (record_pb2.Record(id="x", metadata_json=b'{"a":NaN}'), "records[1].metadata_json", "not NaN"),
+    "long integer": (
+        record_pb2.Record(id="x", metadata_json=b'{"a":' + b"9" * 4_301 + b"}"),
+        "records[1].metadata_json", "integers of at most 4300 digits, not 4301",
+    ),
     "a list": (record_pb2.Record(id="x", metadata_json=b"[1]"), "records[1].metadata_json", "not a list"),
     "no JSON": (record_pb2.Record(id="x", metadata_json=b"{"), "records[1].metadata_json", "expected a JSON object"),
 }  # fmt: skip
@@ -263,10 +270,27 @@ def test_unknown_and_malformed_ids_fail_alone(stub: IndexServiceStub, name: str)
     assert_fault(found[1].status, "records.ids[1]", "holds no record 'nobody'")
 
 
-def test_a_message_that_is_too_large_is_refused_and_the_service_lives(stub: IndexServiceStub, name: str) -> None:
-    huge = upsert_with(name, VectorBatch(count=1, dimension=DIMENSION, data=bytes(63 * 1024 * 1024)))
-    huge.records[0].caption = "c" * (1024 * 1024)
-    with pytest.raises(grpc.RpcError) as raised:
-        stub.Upsert(huge)
-    assert raised.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, INVALID)
+def test_a_message_that_is_too_large_is_refused_and_the_service_lives(
+    index: RunningService, stub: IndexServiceStub, name: str
+) -> None:
+    huge = upsert_with(name, VectorBatch(count=1, dimension=DIMENSION, data=bytes(64 * MIB)))
+    with connected(index.address, most_sent_bytes=100 * MIB) as unbounded:
+        with pytest.raises(grpc.RpcError, match="larger than max") as raised:
+            unbounded.Upsert(huge)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        with pytest.raises(grpc.RpcError, match="larger than max") as raised:
+            list(unbounded.UpsertStream(iter([record_pb2.UpsertStreamRequest(upsert=huge)])))
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert upsert(stub, name, ["still healthy"], queries()) == [0]
+
+
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_made(stub: IndexServiceStub, name: str) -> None:
+    """Were it made, it would have 6 GB."""
+    request = upsert_request(name, [f"{number}" for number in range(100)], queries(100))
+    for record in request.records:
+        record.metadata_json = b'{"x":"' + b"y" * 60_000 + b'"}'
+    assert not any(status.code for status in stub.Upsert(request).statuses)
+    with pytest.raises(grpc.RpcError, match="at most 67,108,864 are sent") as raised:
+        search(stub, name, queries(1_000), k=1_000, include=EVERYTHING)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(search(stub, name, queries(5), k=1_000, include=EVERYTHING).results) == 5

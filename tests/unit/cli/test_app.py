@@ -62,9 +62,18 @@ def test_version() -> None:
     assert result.output.startswith("eyebright ")
 
 
-def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("\n", "utf-8")
-    result = runner.invoke(app, ["stats", "--token-file", str(token)])
+@pytest.mark.parametrize(
+    ("option", "content", "message"),
+    [
+        ("--token-file", b"\n", "{file} holds no token"),
+        ("--token-file", b"two\nlines", "token: expected printable ASCII on one line"),
+        ("--token-file", b"\xff\xfe", "token: expected printable ASCII on one line"),
+        ("--tls-ca", b"words", "{file} holds no certificate in PEM form"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(option: str, content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    result = runner.invoke(app, ["stats", option, str(file), "--index", "127.0.0.1:1"])
     assert result.exit_code == 1
-    assert str(result.exception) == f"{token} holds no token"
+    assert str(result.exception).startswith(message.format(file=file))

@@ -157,6 +157,15 @@ def test_a_damaged_tar_does_not_stop_the_next(tmp_path: Path) -> None:
     assert whole.exists()
 
 
+def test_what_only_looks_like_a_tar_does_not_stop_the_next(tmp_path: Path) -> None:
+    write(tmp_path, "1.tar")
+    write_tar(tmp_path / "2.tar", {"c.png": b"c"})
+    source = open_source(str(tmp_path / "*.tar"))
+    assert source.total is None
+    assert [item.id for item in read(source)] == ["c"]
+    assert [failure.id for failure in source.failures] == [str(tmp_path / "1.tar")]
+
+
 def test_a_key_that_stands_in_two_tars_is_reported(tmp_path: Path) -> None:
     write_tar(tmp_path / "1.tar", {"a.png": b"first"})
     write_tar(tmp_path / "2.tar", {"a.png": b"second", "b.png": b"b"})
@@ -200,6 +209,14 @@ def test_nothing_to_index(tmp_path: Path, name: str, message: str) -> None:
     write_tar(tmp_path / "tars/1.tar", {"a.png": b"a"})
     with pytest.raises(SourceError, match=message):
         open_source(str(tmp_path / name))
+
+
+def test_an_empty_path_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SourceError, match="not an empty PATH"):
+        open_source("")
+    assert ids(".") == ["a.png"]
 
 
 def test_items_are_read_lazily(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -39,3 +41,27 @@ def test_the_command_imports_neither_torch_nor_faiss() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
     assert answer.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is gone")
+def test_a_service_ends_when_the_command_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from eyebright_cli.local_services import LocalService\n"
+        "folder = Path(sys.argv[1])\n"
+        "service = LocalService('index', folder, 0, 0, ('--data-folder', str(folder / 'data')))\n"
+        "service.start(folder)\n"
+        "print(service._process.pid, flush=True)\n"
+        "service._process.wait()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        ended = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    with os.fdopen(ended):
+        ready, _, _ = select.select([ended], [], [], 60)
+        if not ready:
+            signal.pidfd_send_signal(ended, signal.SIGKILL)
+    assert ready, "the service outlived the command"

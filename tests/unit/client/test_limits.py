@@ -34,7 +34,7 @@ def test_batches_read_one_item_ahead() -> None:
     assert taken == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1, 1e10, float("inf"), float("nan")])
 def test_timeouts_are_checked(seconds: float) -> None:
     with pytest.raises(InvalidArgument, match="search: expected a number of seconds above 0"):
         Timeouts(search=seconds)

@@ -3,8 +3,10 @@
 import json
 from importlib import resources
 
+import pytest
 from eyebright.embedder.v1 import embedder_service_pb2
 from eyebright.index.v1 import index_service_pb2
+from eyebright_client import AsyncClient, Client, InvalidArgument
 from eyebright_client._connection import TLS, call_metadata, channel_options
 
 NEVER_REPEATED = {"CreateCollection", "DeleteCollection", "Delete", "UpsertStream", "EmbedStream"}
@@ -31,6 +33,14 @@ def test_channel_options_carry_policy_and_limits() -> None:
     assert options["grpc.max_receive_message_length"] == 64 * 1024 * 1024
     assert options["grpc.ssl_target_name_override"] == "index.internal"
     assert int(options["grpc.keepalive_time_ms"]) > 300_000  # below it servers answer too_many_pings
+
+
+@pytest.mark.parametrize("token", ["a\nb", "caf\u00e9", "a\x00b"])
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_a_token_that_no_header_can_carry_is_refused_at_once(client: type[Client | AsyncClient], token: str) -> None:
+    with pytest.raises(InvalidArgument, match="token: expected printable ASCII") as caught:
+        client(token=token)
+    assert token not in str(caught.value)
 
 
 def test_calls_carry_request_id_and_token() -> None:

@@ -43,6 +43,22 @@ def webp_canvas(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def tiff_tile_only(side: int) -> bytes:
+    """A TIFF of 10 x 10 gray pixels that lie in one tile of side x side."""
+    entries = {256: 10, 257: 10, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 150, 325: 0}
+    data = zlib.compress(bytes(1000))
+    entries[325] = len(data)
+    folder = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return (b"II*\x00" + struct.pack("<IH", 8, len(entries)) + folder + bytes(4)).ljust(150, b"\x00") + data
+
+
+def jpeg_of_scans(extra: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated; each repetition changes nothing and costs a pass."""
+    file = encoded(photo(16, 16, 0, "L"), "JPEG", progressive=True)
+    last = file[file.rindex(b"\xff\xda") : -2]
+    return file[:-2] + last * extra + b"\xff\xd9"
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -60,6 +76,9 @@ BAD_IMAGES = {
     "50,000 x 50,000": png_header_only(50_000, 50_000),
     "just past 64 megapixels": png_header_only(8_001, 8_000),
     "WebP of 16,384 x 16,384 without a frame": webp_canvas(16_384, 16_384),
+    "one row of 64 megapixels": png_header_only(64_000_000, 1),
+    "TIFF with a tile of 8,001 x 8,001": tiff_tile_only(8_001),
+    "JPEG of 106 scans": jpeg_of_scans(100),
     "scrambled PNG": encoded(photo(60, 40))[:60] + bytes(range(200)) + encoded(photo(60, 40))[260:],
     "21 MB of zeros after a PNG": encoded(photo(8, 8)) + bytes(21 * 1024 * 1024),
 }

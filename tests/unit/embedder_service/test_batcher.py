@@ -78,6 +78,20 @@ async def test_what_waits_together_shares_a_pass_up_to_the_limit(bench: Bench) -
     assert results[1].forward_seconds == results[4].forward_seconds
 
 
+async def test_the_depth_of_the_queue_is_what_waits_now(bench: Bench) -> None:
+    def depth() -> float | None:
+        return bench.registry.get_sample_value("eyebright_embedder_queue_depth", {"tower": "text"})
+
+    first = bench.submit(1)
+    await bench.backend.next_pass()
+    assert depth() == 0
+    rest = bench.submit(2, 3) + bench.submit(4)
+    assert depth() == 3
+    bench.backend.permits.release(2)
+    await asyncio.gather(*first, *rest)
+    assert depth() == 0
+
+
 async def test_the_tower_that_has_waited_longest_goes_first(bench: Bench) -> None:
     futures = bench.submit(1, tower=Tower.IMAGE)
     await bench.backend.next_pass()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,13 @@ def breakable(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "checkpoint", "siglip")
 
 
+def state(folder: Path, tower: str | None, name: str, value: object) -> None:
+    """Change a value of config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (config[tower] if tower else config)[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def refused(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(read_folder(folder, "broken"), MAX_TEXT_BYTES)
@@ -140,16 +148,34 @@ def test_damaged_weights_are_refused(breakable: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused(breakable: Path) -> None:
-    config = json.loads((breakable / "config.json").read_text())
-    config["text_config"]["vocab_size"] = 601
-    (breakable / "config.json").write_text(json.dumps(config))
-    assert str(breakable) in refused(breakable)
+    state(breakable, "text_config", "vocab_size", 601)
+    assert "text_model.embeddings.token_embedding.weight first: expected (601, 48), not (600, 48)" in refused(breakable)
+
+
+@pytest.mark.parametrize(
+    ("tower", "name", "value", "message"),
+    [
+        ("text_config", "num_attention_heads", 7, "num_heads"),
+        ("text_config", "num_attention_heads", 0, "ZeroDivisionError"),
+        ("vision_config", "hidden_act", "no_such", "no_such"),
+        (None, "attn_implementation", "flash_attention_2", "ImportError"),
+        (None, "quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}, "ImportError"),
+    ],
+)
+def test_what_transformers_cannot_load_is_told_on_one_line(
+    breakable: Path, tower: str | None, name: str, value: object, message: str
+) -> None:
+    state(breakable, tower, name, value)
+    assert message in refused(breakable)
+
+
+def test_what_transformers_logs_is_not_printed_beside_the_log(checkpoint: Checkpoint) -> None:
+    logger = logging.getLogger("transformers")
+    assert (logger.handlers, logger.propagate, logger.level) == ([], True, logging.ERROR)
 
 
 def test_towers_of_different_dimensions_are_refused(breakable: Path) -> None:
-    config = json.loads((breakable / "config.json").read_text())
-    config["text_config"]["projection_size"] = 24
-    (breakable / "config.json").write_text(json.dumps(config))
+    state(breakable, "text_config", "projection_size", 24)
     weights = load_file(breakable / "model.safetensors")
     weights["text_model.head.weight"] = weights["text_model.head.weight"][:24].contiguous()
     weights["text_model.head.bias"] = weights["text_model.head.bias"][:24].contiguous()

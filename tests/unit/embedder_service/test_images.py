@@ -9,7 +9,14 @@ from PIL import Image
 
 from embedder_service.images import ImageDecoder, Preprocessing
 from service_runtime.errors import InvalidArgument
-from tests.unit.embedder_service.pictures import BAD_IMAGES, encoded, photo, png_header_only
+from tests.unit.embedder_service.pictures import (
+    BAD_IMAGES,
+    encoded,
+    jpeg_of_scans,
+    photo,
+    png_header_only,
+    tiff_tile_only,
+)
 
 SIDE = 24
 PREPROCESSING = Preprocessing(SIDE, Image.Resampling.BICUBIC, 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -52,6 +59,33 @@ def test_bad_image_names_its_field(decoder: ImageDecoder, name: str) -> None:
 def test_the_message_states_both_pixel_counts(decoder: ImageDecoder) -> None:
     with pytest.raises(InvalidArgument, match=r"at most 64000000 pixels, not 2500000000 \(50000 x 50000\)"):
         decoder.decode(png_header_only(50_000, 50_000), "images[0]")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (png_header_only(1, 64_000_000), "sides of at most 65535 pixels, not 1 x 64000000"),
+        (tiff_tile_only(26_000), r"at most 64000000 pixels, not 676000000 \(26000 x 26000\)"),
+        (jpeg_of_scans(500), "at most 100 scans, not 506"),
+    ],
+    ids=["a row whose resizing takes gigabytes", "a tile larger than the image", "a pass over all pixels a scan"],
+)
+def test_a_small_file_of_few_pixels_cannot_ask_for_much_work(decoder: ImageDecoder, file: bytes, message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        decoder.decode(file, "images[0]")
+
+
+def test_a_tiled_image_of_ordinary_tiles_is_taken(decoder: ImageDecoder) -> None:
+    np.testing.assert_array_equal(decoder.decode(tiff_tile_only(16), "images[0]"), np.zeros((SIDE, SIDE, 3)))
+
+
+def test_only_scans_before_the_end_marker_count(decoder: ImageDecoder) -> None:
+    image = photo(50, 40)
+    file = encoded(image, "JPEG", progressive=True)
+    plain = decoder.decode(file, "images[0]")
+    comment = b"\xff\xfe" + (2 + 3 * 200).to_bytes(2) + b"\xff\xda\x00" * 200
+    for longer in (file + jpeg_of_scans(200), file[:2] + comment + file[2:]):
+        np.testing.assert_array_equal(decoder.decode(longer, "images[0]"), plain)
 
 
 def test_the_message_states_both_byte_counts() -> None:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from index_service.metadata import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, MetadataError, check_metadata
@@ -12,17 +14,19 @@ def nested(levels: int) -> bytes:
     [
         b"{}",
         b' {"a": [1, 2.5, "x", null, true]} ',
-        b'{"id": 9007199254740993, "more": ' + b"9" * 10_000 + b"}",
+        b'{"id": 9007199254740993, "most": -' + b"9" * 4_300 + b"}",
+        b'{"digits of a fraction": 0.' + b"9" * 10_000 + b', "digits in text": "' + b"9" * 10_000 + b'"}',
         '{"käfer": "🐞"}'.encode(),
         nested(MAX_METADATA_DEPTH),
         b'{"brackets in text": "' + b"[{" * 100 + b'\\"' + b"[" * 100 + b'"}',
         b'{"wide": [' + b",".join([b"{}"] * 100) + b"]}",
         b'{"a":"' + b"x" * (MAX_METADATA_BYTES - 8) + b'"}',
     ],
-    ids=["empty", "mixed", "long integers", "unicode", "deepest", "brackets in text", "wide", "largest"],
+    ids=["empty", "mixed", "long integers", "digits", "unicode", "deepest", "brackets in text", "wide", "largest"],
 )
-def test_sound_metadata_passes(data: bytes) -> None:
+def test_sound_metadata_passes_and_can_be_read(data: bytes) -> None:
     check_metadata(data)
+    json.loads(data)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +43,8 @@ def test_sound_metadata_passes(data: bytes) -> None:
         (b'{"a": NaN}', "not NaN"),
         (b'{"a": [Infinity]}', "not Infinity"),
         (b'{"a": -Infinity}', "not -Infinity"),
+        (b'{"a": [1, ' + b"9" * 4_301 + b"]}", "integers of at most 4300 digits, not 4301"),
+        (b'{"a": -' + b"1" * 10_000 + b"}", "integers of at most 4300 digits, not 10000"),
         (b"[1]", "not a list"),
         (b'"text"', "not a string"),
         (b"12", "not a number"),

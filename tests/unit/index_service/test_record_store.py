@@ -1,5 +1,7 @@
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -123,6 +125,25 @@ def test_a_closed_store_refuses_and_closing_twice_is_harmless(path: Path) -> Non
     ):
         with pytest.raises(StoreClosed):
             use()
+
+
+def test_its_size_can_be_asked_while_its_collection_is_moved_aside(store: RecordStore, path: Path) -> None:
+    folder, aside = path.parent, path.parent.with_name("aside")
+    asked = threading.Event()
+
+    def move_to_and_fro() -> None:
+        while not asked.is_set():
+            folder.rename(aside)
+            aside.rename(folder)
+
+    with ThreadPoolExecutor(1) as mover:
+        moving = mover.submit(move_to_and_fro)
+        try:
+            sizes = [store.disk_bytes for _ in range(10_000)]
+        finally:
+            asked.set()
+        moving.result()
+    assert max(sizes) > 10_000
 
 
 def spoil(path: Path, statement: str) -> None:

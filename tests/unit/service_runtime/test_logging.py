@@ -2,9 +2,20 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 from service_runtime.logging import JsonFormatter
+
+
+def test_a_warning_of_a_library_is_a_line_of_json_too() -> None:
+    program = (
+        "import warnings; from service_runtime.logging import configure_logging; configure_logging('info');"
+        "warnings.warn('odd')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    (line,) = ended.stderr.splitlines()
+    assert "UserWarning: odd" in json.loads(line)["message"]
 
 
 def test_a_line_carries_time_level_message_extra_and_traceback() -> None:

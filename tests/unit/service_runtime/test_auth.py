@@ -1,0 +1,32 @@
+"""Credentials from files: what is wrong with them is said, as an OSError that names the files."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from service_runtime.auth import BearerToken, server_credentials
+from service_runtime.errors import Unauthenticated
+
+
+def test_the_token_of_a_file_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" s3cret\r\n")
+    token = BearerToken.from_file(tmp_path / "token")
+    token.check("/a.B/C", {"authorization": "Bearer s3cret"})
+    with pytest.raises(Unauthenticated):
+        token.check("/a.B/C", {"authorization": "Bearer s3cret "})
+    token.check("/grpc.health.v1.Health/Check", {})
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"two words", b"two\nlines", "schlüssel".encode(), b"\xff\xfe"])
+def test_a_file_without_a_token_that_metadata_can_carry_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(OSError, match=r"token_file .*token: expected printable ASCII"):
+        BearerToken.from_file(tmp_path / "token")
+
+
+def test_what_is_no_certificate_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("garbage")
+    with pytest.raises(OSError, match=r"tls_certificate .*pem and tls_key .*pem: expected PEM files") as caught:
+        server_credentials(tmp_path / "pem", tmp_path / "pem")
+    assert not isinstance(caught.value, ssl.SSLError)
