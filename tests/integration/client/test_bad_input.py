@@ -246,7 +246,7 @@ def test_request_faults_are_raised(filled: Client, ask: Any, kind: type[Eyebrigh
     with pytest.raises(kind, match=says):
         ask(filled)
     assert filled.get("good").id == "good"
-    assert len(filled.search("a circle", k=np.int64(1))) == 1
+    assert len(filled.search("a circle", k=np.int64(1))) == 1  # type: ignore[arg-type]
 
 
 def test_a_collection_of_another_model_is_refused_before_anything_is_sent(client: Client) -> None:
