@@ -1,7 +1,7 @@
 """Task recall of the bundled checkpoint on the style it never saw, through both services and the SDK.
 
 Task recall@k: the share of queries whose own picture stands among the k best. The least values are what the project
-promises for this checkpoint; the measured ones stand in its model card.
+promises for this checkpoint; the measured ones, a little above, stand in its model card.
 """
 
 import io
@@ -59,8 +59,8 @@ def _by_caption(client: Client, captions: list[str]) -> list[list[str]]:
 def test_labels_find_their_pictures(client: Client, gallery: list[ImageItem]) -> None:
     results = _by_caption(client, [item.caption or "" for item in gallery])
     ids = [item.id for item in gallery]
-    assert _recall(results, ids, 1) >= 0.18
-    assert _recall(results, ids, 10) >= 0.55
+    assert _recall(results, ids, 1) >= 0.33
+    assert _recall(results, ids, 10) >= 0.74
 
 
 def test_tags_that_share_no_word_with_the_label_find_the_picture(client: Client, gallery: list[ImageItem]) -> None:
@@ -71,7 +71,7 @@ def test_tags_that_share_no_word_with_the_label_find_the_picture(client: Client,
         if tags:
             queries[item.id] = ", ".join(tags)
     assert len(queries) > 1000
-    assert _recall(_by_caption(client, list(queries.values())), list(queries), 10) >= 0.28
+    assert _recall(_by_caption(client, list(queries.values())), list(queries), 10) >= 0.56
 
 
 def _jpeg(picture: Image.Image) -> Image.Image:
@@ -85,7 +85,7 @@ def _jpeg(picture: Image.Image) -> Image.Image:
     [
         (lambda p: p.resize((p.width // 2, p.height // 2), Image.Resampling.BILINEAR), 0.98),
         (_jpeg, 0.95),
-        (lambda p: p.rotate(10, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)), 0.90),
+        (lambda p: p.rotate(10, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)), 0.88),
         (lambda p: p.crop((p.width // 10, p.height // 10, p.width - p.width // 10, p.height - p.height // 10)), 0.80),
     ],
     ids=["half the size", "JPEG q30", "turned by 10 degrees", "middle 80 %"],

@@ -19,6 +19,7 @@ from .network import IMAGE_SIZE
 _STYLE_WEIGHTS = {"fluent-3d": 0.45, "fluent-emoji": 0.35, "fluent-emoji-flat": 0.45}
 _NO_MIRROR = ("left", "right", "clock", "facing", "arrow", "flag", "hand", "point")
 _SCENES_PER_BATCH = 0.06
+_RUN_LENGTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,12 @@ class Sampler:
         self._deck: list[int] = []
 
     def draw(self, count: int, twins: float) -> Batch:
-        """A batch of ``count`` pictures (even) and captions; a share ``twins`` of the pairs is one drawing twice."""
-        emoji = [index for index in self._deal(count // 2) for _ in range(2)]
+        """A batch of ``count`` pictures (even) and captions.
+
+        A share ``twins`` of the pairs is one drawing twice; where there are any, half the emoji are look-alikes.
+        """
+        alike = self._deal_alike(count // 4) if twins else []
+        emoji = [index for index in alike + self._deal(count // 2 - len(alike)) for _ in range(2)]
         scenes = round(count * _SCENES_PER_BATCH)
         seconds = {row: self._random.randrange(len(self.emoji)) for row in self._random.sample(range(count), scenes)}
         pixels, named = self._paint(emoji, seconds, twins)
@@ -96,6 +101,11 @@ class Sampler:
             self._random.shuffle(self._deck)
         hand, self._deck = self._deck[:count], self._deck[count:]
         return hand
+
+    def _deal_alike(self, count: int) -> list[int]:
+        """Runs of neighbours in Unicode's order: families, clocks, arrows, which only a close look tells apart."""
+        begins = range(0, len(self.emoji) - _RUN_LENGTH, _RUN_LENGTH)
+        return [begin + n for begin in self._random.sample(begins, count // _RUN_LENGTH) for n in range(_RUN_LENGTH)]
 
     def _pick(self, index: int, taken: int | None) -> tuple[int, int]:
         """(style, row) of a drawing of this emoji; four times in five another style than ``taken``."""

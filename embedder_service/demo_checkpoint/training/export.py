@@ -23,10 +23,12 @@ GALLERY_PIXELS = 128
 
 
 def export_checkpoint(run: Path, folder: Path) -> None:
-    """Write config, fp16 weights, tokenizer and pre-processing of the last saved state of a run into ``folder``."""
-    state = torch.load(run / "training-state.pt", weights_only=True)["trainee"]
+    """Write config, fp16 weights, tokenizer and pre-processing of the last saved averages of a run into ``folder``."""
+    average = torch.load(run / "training-state.pt", weights_only=True)["average"]
     model = new_model()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items() if name != "proxies"})
+    model.load_state_dict(
+        {name.removeprefix("module."): value for name, value in average.items() if name != "n_averaged"}
+    )
     model.half().save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(run / "tokenizer.json"),

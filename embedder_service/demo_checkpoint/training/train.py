@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 from transformers import SiglipModel
 
 from . import art
@@ -37,6 +38,7 @@ LEARNING_RATE = 1e-3
 FINISHING_RATE = 0.5
 TWINS_RATE = 0.25
 TWINS_SHARE = 0.6
+AVERAGING_RATE = 0.2
 LATER_WARMUP_STEPS = 40
 ALL_PATCHES = (IMAGE_SIZE // PATCH_SIZE) ** 2
 LEAST_PROXY_WEIGHT = 0.1
@@ -113,11 +115,21 @@ class Plan:
     first: int
     finishing: int
     twins: int
+    averaging: int
 
     @property
     def steps(self) -> int:
         """Steps of all rounds."""
-        return self.first + self.finishing + self.twins
+        return self.first + self.finishing + self.twins + self.averaging
+
+    @property
+    def averaging_from(self) -> int:
+        """Step from which the weights are averaged; the mean is what is kept."""
+        return self.steps - self.averaging
+
+    def begins_round(self, step: int) -> bool:
+        """Whether a round after the first begins here."""
+        return step in (self.first, self.first + self.finishing, self.averaging_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +148,24 @@ class Moment:
 def moment(step: int, plan: Plan) -> Moment:
     """What holds at a step: everything goes by steps, nothing by the clock.
 
-    First round: warm-up, then cosine to 1 %, with patches dropped until nine tenths of it and proxies that fade. The
-    two after it see whole pictures and no proxies: a short warm-up, then cosine to nothing; the last is for copies.
+    First round: warm-up, then cosine to 1 %, with patches dropped until nine tenths of it and proxies that fade. Those
+    after it see whole pictures and no proxies. Finishing: a short warm-up, then cosine to nothing. Twins: the same, for
+    copies. Averaging: a constant rate, the noise of which the mean of all its weights takes away.
     """
     if step < plan.first:
         progress = step / plan.first
         rate = min(1.0, (step + 1) / WARMUP_STEPS) * (0.01 + 0.99 * _cosine(progress))
         keep = 24 if progress < 0.45 else 32 if progress < 0.9 else ALL_PATCHES
         return Moment(rate, keep, max(LEAST_PROXY_WEIGHT, 1.0 - progress / 0.8), twins=0.0)
-    done, of, rate, twins = step - plan.first, plan.finishing, FINISHING_RATE, 0.0
-    if done >= plan.finishing:
-        done, of, rate, twins = done - plan.finishing, plan.twins, TWINS_RATE, TWINS_SHARE
-    rate *= min(1.0, (done + 1) / LATER_WARMUP_STEPS) * _cosine(done / of)
-    return Moment(rate, ALL_PATCHES, 0.0, twins)
+    if step < plan.first + plan.finishing:
+        done, rate, twins = step - plan.first, FINISHING_RATE, 0.0
+        rate *= _cosine(done / plan.finishing)
+    elif step < plan.averaging_from:
+        done, rate, twins = step - plan.first - plan.finishing, TWINS_RATE, TWINS_SHARE
+        rate *= _cosine(done / plan.twins)
+    else:
+        done, rate, twins = step - plan.averaging_from, AVERAGING_RATE, TWINS_SHARE
+    return Moment(rate * min(1.0, (done + 1) / LATER_WARMUP_STEPS), ALL_PATCHES, 0.0, twins)
 
 
 def _cosine(progress: float) -> float:
@@ -198,20 +215,23 @@ def _work(rank: int, folder: Path, node_modules: Path, plan: Plan, seed: int, pr
     torch.manual_seed(seed)
     trainee = Trainee(len(sampler.emoji))
     optimizer = _optimizer(trainee)
+    average = AveragedModel(trainee.model)
     if resumed:
         trainee.load_state_dict(resumed["trainee"])
         optimizer.load_state_dict(resumed["optimizer"])
+        average.load_state_dict(resumed["average"])
     totals: dict[str, float] = {}
     started = time.perf_counter()
     for step in range(begin, plan.steps):
         now = moment(step, plan)
-        if step in (plan.first, plan.first + plan.finishing):
+        if plan.begins_round(step):
             optimizer = _optimizer(trainee)
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * now.rate
         batch = sampler.draw(PICTURES_PER_PROCESS, now.twins)
         losses = trainee.losses(batch, now.keep, now.proxy_weight, generator)
         _descend(trainee, optimizer, losses["total"], processes)
+        _update_average(average, trainee.model, afresh=step <= plan.averaging_from)
         for name, value in losses.items():
             totals[name] = 0.99 * totals.get(name, value.item()) + 0.01 * value.item()
         done = step + 1
@@ -223,8 +243,8 @@ def _work(rank: int, folder: Path, node_modules: Path, plan: Plan, seed: int, pr
         line |= {"scale": round(trainee.model.logit_scale.exp().item(), 2)}
         line |= {name: round(value, 3) for name, value in totals.items()}
         if done % SAVE_STEPS == 0 or last:
-            line |= quick_recall(trainee.model, tokenizer, node_modules, folder / "drawings")
-            _save(state_path, done, trainee, optimizer)
+            line |= quick_recall(cast("SiglipModel", average.module), tokenizer, node_modules, folder / "drawings")
+            _save(state_path, done, trainee, optimizer, average)
         _log(folder, line)
     if processes > 1:
         dist.destroy_process_group()
@@ -241,15 +261,23 @@ def _descend(trainee: Trainee, optimizer: torch.optim.Optimizer, loss: torch.Ten
     optimizer.step()
 
 
+def _update_average(average: AveragedModel, model: SiglipModel, *, afresh: bool) -> None:
+    """Take the weights of this step into the mean, or begin it with them."""
+    if afresh:
+        average.n_averaged.zero_()
+    average.update_parameters(model)
+
+
 def _log(folder: Path, line: dict[str, float]) -> None:
     with (folder / "log.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
     typer.echo(json.dumps(line))
 
 
-def _save(path: Path, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
+def _save(path: Path, step: int, trainee: Trainee, optimizer: torch.optim.Optimizer, average: AveragedModel) -> None:
     partial = path.with_suffix(".part")
-    torch.save({"step": step, "trainee": trainee.state_dict(), "optimizer": optimizer.state_dict()}, partial)
+    states = {"trainee": trainee.state_dict(), "optimizer": optimizer.state_dict(), "average": average.state_dict()}
+    torch.save({"step": step, **states}, partial)
     partial.rename(path)
 
 
@@ -259,6 +287,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps; 128 pictures each.")] = 5000,
     finishing: Annotated[int, typer.Option(help="Steps of the finishing round after them.")] = 1500,
     twins: Annotated[int, typer.Option(help="Steps of the round for copies after that.")] = 700,
+    averaging: Annotated[int, typer.Option(help="Steps of the last round, whose mean weights are kept.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 20,
     processes: Annotated[int, typer.Option(help="Processes that average gradients.")] = PROCESSES,
 ) -> None:
@@ -272,7 +301,7 @@ def main(
     os.environ |= _MALLOC | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     for style in art.STYLES:
         load_drawings(node_modules, style, emoji, folder / "drawings")
-    spawn(_work, (folder, node_modules, Plan(steps, finishing, twins), seed, processes), nprocs=processes)
+    spawn(_work, (folder, node_modules, Plan(steps, finishing, twins, averaging), seed, processes), nprocs=processes)
 
 
 if __name__ == "__main__":
