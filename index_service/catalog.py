@@ -28,7 +28,8 @@ from typing import IO, Any
 from index_service.collection import Collection, CollectionSpec
 from index_service.metrics import IndexMetrics
 from index_service.record_store import StoreError, StoreFull
-from index_service.shard import Shard
+from index_service.segment_folder import sync_folder
+from index_service.shard import SEAL_ROWS, Shard
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
@@ -48,11 +49,12 @@ class DataFolderError(Exception):
 class Catalog:
     """The collections of one data folder. Any thread may call it."""
 
-    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics) -> None:
+    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics, seal_rows: int = SEAL_ROWS) -> None:
         """Lock the folder, clear what a crash left, and open every collection. Raises DataFolderError."""
         self._folder = folder / "collections"
         self._workers = workers
         self._metrics = metrics
+        self._seal_rows = seal_rows
         self._changing = Lock()
         self._collections: dict[str, Collection] = {}
         _raise_open_file_limit()
@@ -60,9 +62,9 @@ class Catalog:
             new = not folder.exists()
             self._folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / "lock")
-            _sync(folder)
+            sync_folder(folder)
             if new:
-                _sync(folder.absolute().parent)
+                sync_folder(folder.absolute().parent)
         except OSError as error:
             raise DataFolderError(f"the data folder {folder} can't be used: {error}") from error
         try:
@@ -87,6 +89,10 @@ class Catalog:
             raise NotFound(f"there is no collection {name!r}")
         return collection
 
+    def shards(self) -> list[Shard]:
+        """Every shard of every collection."""
+        return [shard for collection in self._collections.values() for shard in collection.shards]
+
     def by_name(self) -> list[Collection]:
         """All collections, in the order of their names."""
         return [collection for _, collection in sorted(self._collections.items())]
@@ -100,7 +106,7 @@ class Catalog:
             try:
                 _write_collection(made, spec)
                 made = made.rename(self._folder / name)
-                _sync(self._folder)
+                sync_folder(self._folder)
                 collection = self._open(spec)
             except (OSError, StoreError) as error:
                 shutil.rmtree(made, ignore_errors=True)
@@ -124,7 +130,7 @@ class Catalog:
             aside = self._folder / f".deleting-{name}-{uuid.uuid4().hex}"
             try:
                 (self._folder / name).rename(aside)
-                _sync(self._folder)
+                sync_folder(self._folder)
             except OSError as error:
                 self._collections = {**self._collections, name: self._open(collection.spec)}
                 raise Unavailable(f"collection {name!r} can't be deleted: {error}") from error
@@ -141,7 +147,7 @@ class Catalog:
         for spec in specs:
             try:
                 self._collections[spec.name] = self._open(spec)
-            except StoreError as error:
+            except (StoreError, OSError) as error:
                 raise DataFolderError(f"collection {spec.name!r} can't be opened: {error}") from error
 
     def _open(self, spec: CollectionSpec) -> Collection:
@@ -150,7 +156,7 @@ class Catalog:
         def open_shard(number: int) -> Shard:
             folder = _shard_folder(self._folder / spec.name, number)
             name = f"shard {number} of collection {spec.name!r}"
-            return Shard(folder, name, spec.space.dimension, self._metrics)
+            return Shard(folder, name, spec.space, self._metrics, self._seal_rows)
 
         with ThreadPoolExecutor(min(spec.shard_count, 8)) as openers:
             futures = [openers.submit(open_shard, number) for number in range(spec.shard_count)]
@@ -166,7 +172,7 @@ class Catalog:
         return sum(len(collection) for collection in self._collections.values())
 
     def _read_only_count(self) -> int:
-        return sum(shard.read_only for collection in self._collections.values() for shard in collection.shards)
+        return sum(shard.read_only for shard in self.shards())
 
 
 def is_collection_name(name: str) -> bool:
@@ -192,12 +198,12 @@ def _write_collection(folder: Path, spec: CollectionSpec) -> None:
         shard_folder = _shard_folder(folder, number)
         shard_folder.mkdir()
         Shard.create(shard_folder, spec.space.dimension)
-        _sync(shard_folder)
+        sync_folder(shard_folder)
     with (folder / "collection.json").open("w", encoding="utf-8") as file:
         json.dump(_describe(spec), file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    _sync(folder)
+    sync_folder(folder)
 
 
 def _describe(spec: CollectionSpec) -> dict[str, Any]:
@@ -229,15 +235,6 @@ def _read_spec(folder: Path) -> CollectionSpec:
 
 def _shard_folder(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:03d}"
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _raise_open_file_limit() -> None:

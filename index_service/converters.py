@@ -146,6 +146,8 @@ def stats_message(spec: CollectionSpec, shards: Sequence[ShardStats]) -> collect
                 disk_bytes=shard.disk_bytes,
                 vector_bytes=shard.vector_bytes,
                 applied_sequence=shard.applied_sequence,
+                segment_count=shard.segment_count,
+                memtable_rows=shard.memtable_rows,
             )
             for shard in shards
         ],

@@ -9,6 +9,7 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from index_service.catalog import Catalog
+from index_service.compaction import Compactor
 from index_service.metrics import IndexMetrics
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
@@ -26,6 +27,7 @@ class IndexHost:
         self._workers = Workers(settings.search_threads)
         self._servicer = IndexServicer(settings)
         self._catalog: Catalog | None = None
+        self._compactor: Compactor | None = None
 
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
@@ -34,7 +36,8 @@ class IndexHost:
     async def start(self) -> None:
         """Open all collections; the server answers nobody before. Raises DataFolderError."""
         folder = self._settings.data_folder
-        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics)
+        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics, self._settings.seal_rows)
+        self._compactor = Compactor(self._catalog.shards)
         self._servicer.serve(self._catalog)
 
     async def stop(self) -> None:
@@ -46,3 +49,5 @@ class IndexHost:
         self._workers.close()
         if self._catalog is not None:
             self._catalog.close()
+        if self._compactor is not None:
+            self._compactor.close()

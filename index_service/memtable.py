@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index_service.records import Delete, Update, Upsert, Write
-
 _ADDRESS_BITS = 14
 _FIRST_BLOCK_ROWS = 256
 _LARGEST_BLOCK_ROWS = 1 << _ADDRESS_BITS
@@ -24,6 +22,8 @@ class BlockView:
 
     vectors: np.ndarray
     """(rows, dimension) float32, each number rounded to float16."""
+    numbers: np.ndarray
+    """(rows,) int64, ascending: the rows' numbers in the record store."""
     ids: np.ndarray
     """(rows,) str objects."""
     dead: np.ndarray | None
@@ -42,6 +42,16 @@ class BlockView:
         """Vectors that can be found."""
         return self.rows - self.dead_count
 
+    def vectors_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n, dimension) float32."""
+        vectors: np.ndarray = self.vectors[rows]
+        return vectors
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) str objects."""
+        ids: np.ndarray = self.ids[rows]
+        return ids
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -59,22 +69,13 @@ class View:
         """Vectors that can be found."""
         return sum(block.live_count for block in self.blocks)
 
-    def vectors_at(self, addresses: np.ndarray) -> np.ndarray:
-        """The vectors (n, dimension) float32 at addresses (n,), as hits carry them."""
-        pairs = ((address >> _ADDRESS_BITS, address & (_LARGEST_BLOCK_ROWS - 1)) for address in addresses.tolist())
-        return np.stack([self.blocks[block].vectors[row] for block, row in pairs])
-
-
-def addresses_in(block: int, rows: np.ndarray) -> np.ndarray:
-    """The addresses of rows of one block of a view."""
-    return rows.astype(np.int64) + (block << _ADDRESS_BITS)
-
 
 class _Block:
     """A block while it grows. ``dead`` is replaced, never changed, so that views may share it."""
 
     def __init__(self, capacity: int, dimension: int) -> None:
         self.vectors = np.empty((capacity, dimension), dtype=np.float32)
+        self.numbers = np.empty(capacity, dtype=np.int64)
         self.ids = np.empty(capacity, dtype=object)
         self.dead: np.ndarray | None = None
         self.rows = 0
@@ -85,10 +86,11 @@ class _Block:
     def room(self) -> int:
         return len(self.ids) - self.rows
 
-    def append(self, ids: Sequence[str], vectors: np.ndarray) -> None:
+    def append(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
         end = self.rows + len(ids)
         stored = self.vectors[self.rows : end]
         stored[:] = vectors
+        self.numbers[self.rows : end] = numbers
         self.ids[self.rows : end] = ids
         lengths = np.sqrt(np.einsum("nd,nd->n", stored, stored, dtype=np.float64))
         self.longest = max(self.longest, float(lengths.max()))
@@ -102,7 +104,14 @@ class _Block:
 
     def view(self) -> BlockView:
         dead = None if self.dead is None else self.dead[: self.rows]
-        return BlockView(self.vectors[: self.rows], self.ids[: self.rows], dead, self.dead_count, self.longest)
+        return BlockView(
+            self.vectors[: self.rows],
+            self.numbers[: self.rows],
+            self.ids[: self.rows],
+            dead,
+            self.dead_count,
+            self.longest,
+        )
 
 
 class Memtable:
@@ -136,18 +145,11 @@ class Memtable:
         vector: np.ndarray = self._blocks[address >> _ADDRESS_BITS].vectors[address & (_LARGEST_BLOCK_ROWS - 1)]
         return vector.copy()
 
-    def apply(self, write: Write) -> None:
-        """Make a write visible, all of it at once. Only one thread may write."""
-        match write:
-            case Upsert(records, vectors):
-                self.upsert([record.id for record in records], vectors)
-            case Delete(ids):
-                self.delete(ids)
-            case Update():
-                pass  # vectors stay, and nothing else is kept here
+    def upsert(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
+        """Write vectors (n, dimension) of any float dtype under distinct ids, in place of those they had.
 
-    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
-        """Write vectors (n, dimension) of any float dtype under distinct ids, in place of those they had."""
+        ``numbers`` (n,) int64 ascend, and are larger than all before. Only one thread may write.
+        """
         touched = self._bury(ids)
         begin = 0
         placed: dict[str, int] = {}
@@ -157,7 +159,7 @@ class Memtable:
             number, block = len(self._blocks) - 1, self._blocks[-1]
             end = min(len(ids), begin + block.room)
             base = (number << _ADDRESS_BITS) + block.rows
-            block.append(ids[begin:end], vectors[begin:end])
+            block.append(numbers[begin:end], ids[begin:end], vectors[begin:end])
             placed.update(zip(ids[begin:end], range(base, base + end - begin), strict=True))
             touched.add(number)
             begin = end
@@ -180,7 +182,20 @@ class Memtable:
         fresh = Memtable(self._dimension)
         for block in self.view.blocks:
             live = slice(None) if block.dead is None else ~block.dead
-            fresh.upsert(block.ids[live].tolist(), block.vectors[live])
+            fresh.upsert(block.numbers[live], block.ids[live].tolist(), block.vectors[live])
+        return fresh
+
+    def full_blocks(self) -> tuple[BlockView, ...]:
+        """The oldest blocks, those that get no more rows: what can be sealed."""
+        return self.view.blocks[: sum(not block.room for block in self._blocks)]
+
+    def without_oldest(self, count: int) -> "Memtable":
+        """A Memtable without the oldest ``count`` blocks. This one stays as it is for those who read it."""
+        fresh = Memtable(self._dimension)
+        fresh._blocks = self._blocks[count:]
+        first = count << _ADDRESS_BITS
+        fresh._addresses = {own: address - first for own, address in self._addresses.items() if address >= first}
+        fresh.view = View(self.view.blocks[count:])
         return fresh
 
     def _bury(self, ids: Sequence[str]) -> set[int]:
@@ -194,7 +209,7 @@ class Memtable:
         return set(rows_by_block)
 
     def _next_capacity(self) -> int:
-        return min(_FIRST_BLOCK_ROWS << len(self._blocks), _LARGEST_BLOCK_ROWS)
+        return min(max(_FIRST_BLOCK_ROWS, self.view.rows), _LARGEST_BLOCK_ROWS)
 
     def _publish(self, touched: set[int]) -> None:
         """One assignment makes a write visible; views taken before keep what they show."""

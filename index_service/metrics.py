@@ -28,7 +28,8 @@ class IndexMetrics:
             "eyebright_index_stage_latency_seconds",
             "Time of one stage, in seconds: shard_search (one shard, queries of a request that are searched together), "
             "merge (the shards' hits), read_records (what include asks for), commit (one durable commit of one shard), "
-            "rebuild (a shard's memory from its disk).",
+            "rebuild (a shard's memory from its disk), seal (a memtable into a segment), "
+            "merge_segments (several segments into one).",
             ("stage",),
             buckets=LATENCY_BUCKETS,
             registry=registry,

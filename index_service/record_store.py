@@ -7,6 +7,7 @@ Knows nothing of shards, requests or what vectors mean.
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
@@ -62,6 +63,18 @@ class StoreFailed(StoreError):
 
 class StoreClosed(StoreError):
     """The store was closed, because its collection is deleted or the service stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one write did."""
+
+    existed: list[bool]
+    """For each item, whether the record existed before."""
+    buried: list[int]
+    """Rows that the write removed."""
+    first_row: int
+    """Row of the first record it wrote; those after it follow in order. 0 unless it is an Upsert."""
 
 
 class RecordStore:
@@ -124,10 +137,10 @@ class RecordStore:
         with self._reading() as reader:
             return int(reader.execute("SELECT applied_sequence FROM state").fetchone()[0])
 
-    def apply(self, writes: Sequence[Write]) -> tuple[list[list[bool]], int]:
+    def apply(self, writes: Sequence[Write]) -> tuple[list[Effect], int]:
         """Apply writes in one durable transaction, whole or not at all.
 
-        Returns for each write, for each of its items, whether the record existed before, and the sequence number now.
+        Returns what each write did, and the sequence number now.
         Raises StoreError; then ``recover`` tells whether the writes were applied all the same.
         """
         if self._closed:
@@ -135,21 +148,21 @@ class RecordStore:
         with self._translated():
             self._writer.execute("BEGIN IMMEDIATE")
             sequence, next_row = self._writer.execute("SELECT applied_sequence, next_row FROM state").fetchone()
-            existed: list[list[bool]] = []
+            effects: list[Effect] = []
             for write in writes:
                 match write:
                     case Upsert(records, vectors):
-                        existed.append(self._remove([record.id for record in records]))
+                        effects.append(Effect(*self._remove([record.id for record in records]), next_row))
                         self._insert(records, vectors, next_row)
                         next_row += len(records)
                     case Update(updates):
-                        existed.append([self._update(update) for update in updates])
+                        effects.append(Effect([self._update(update) for update in updates], [], 0))
                     case Delete(ids):
-                        existed.append(self._remove(ids))
+                        effects.append(Effect(*self._remove(ids), 0))
             sequence += len(writes)
             self._writer.execute("UPDATE state SET applied_sequence = ?, next_row = ?", (sequence, next_row))
             self._writer.execute("COMMIT")
-        return existed, sequence
+        return effects, sequence
 
     def recover(self) -> int:
         """After an error of ``apply``: roll back what is open, and return the sequence number that is on disk."""
@@ -178,18 +191,34 @@ class RecordStore:
             rows = reader.execute("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
             return [row[0] for row in rows]
 
-    def stream_vectors(self, chunk_rows: int) -> Iterator[tuple[list[str], np.ndarray]]:
-        """All ids and vectors (n, dimension) float16 in the order they were written, at most chunk_rows at a time."""
+    def rows(self) -> np.ndarray:
+        """The rows of all records (n,) int64, ascending."""
+        with self._reading() as reader:
+            # The index of ids is a fraction of either table, and holds every record's row.
+            found = reader.execute("SELECT row FROM records INDEXED BY sqlite_autoindex_records_1")
+            rows = np.fromiter((row for (row,) in found), dtype=np.int64)
+        rows.sort()
+        return rows
+
+    def stream_vectors(self, from_row: int, chunk_rows: int) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
+        """Rows (n,) int64 from ``from_row`` on, their ids and vectors (n, dimension) float16, in the order of rows.
+
+        At most chunk_rows at a time. Raises StoreDamaged when records and vectors don't pair up.
+        """
         with self._reading() as reader:
             (expected,) = reader.execute(
-                "SELECT max((SELECT count(*) FROM records), (SELECT count(*) FROM vectors))"
+                "SELECT max((SELECT count(*) FROM records WHERE row >= ?1), "
+                "(SELECT count(*) FROM vectors WHERE row >= ?1))",
+                (from_row,),
             ).fetchone()
-            rows = reader.execute("SELECT id, vector FROM records JOIN vectors USING (row) ORDER BY row")
+            found = reader.execute(
+                "SELECT row, id, vector FROM records JOIN vectors USING (row) WHERE row >= ? ORDER BY row", (from_row,)
+            )
             seen = 0
-            while chunk := rows.fetchmany(chunk_rows):
+            while chunk := found.fetchmany(chunk_rows):
                 seen += len(chunk)
-                ids = [row[0] for row in chunk]
-                yield ids, np.stack([self._vector(row[1]) for row in chunk])
+                rows = np.array([row for row, _, _ in chunk], dtype=np.int64)
+                yield rows, [own for _, own, _ in chunk], np.stack([self._vector(vector) for _, _, vector in chunk])
             if seen != expected:
                 raise StoreDamaged(f"{self._path}: {expected} records or vectors, but only {seen} that belong together")
 
@@ -239,13 +268,14 @@ class RecordStore:
         except sqlite3.Error as error:
             raise _translate(error, self._path) from error
 
-    def _remove(self, ids: Sequence[str]) -> list[bool]:
+    def _remove(self, ids: Sequence[str]) -> tuple[list[bool], list[int]]:
+        """Remove records; whether each existed, and the rows of those that did."""
         find = "SELECT row FROM records WHERE id = ?"
         found = [self._writer.execute(find, (record_id,)).fetchone() for record_id in ids]
         rows = [row for row in found if row is not None]
         self._writer.executemany("DELETE FROM vectors WHERE row = ?", rows)
         self._writer.executemany("DELETE FROM records WHERE row = ?", rows)
-        return [row is not None for row in found]
+        return [row is not None for row in found], [row for (row,) in rows]
 
     def _insert(self, records: Sequence[Record], vectors: np.ndarray, first_row: int) -> None:
         numbered = list(enumerate(records, first_row))

@@ -9,16 +9,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from index_service.memtable import View
 from index_service.metrics import IndexMetrics
 from index_service.ranking import best_first
+from index_service.recipes import Recipe
 from index_service.records import Include, Record, StoredRecord
-from index_service.segment import Hits
-from index_service.segment import search as search_view
 from index_service.shard import Shard
+from index_service.shard_search import Hits, ShardView, Wanted
+from index_service.shard_search import search as search_view
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import ResourceExhausted, ServiceError
+
+K_FACTOR = 200
+"""Candidates that codes propose for each hit asked for, over the whole collection. With 4-bit codes of four numbers,
+recall@10 of captions is 0.998 at a million vectors of 768 dimensions, and grows as the collection shrinks.
+"""
 
 _PIECE_QUERIES = 64
 _PIECE_HITS = 100_000
@@ -34,6 +39,8 @@ class SearchOptions:
     k: int
     offset: int = 0
     min_score: float | None = None
+    exact: bool = False
+    """Whether every vector is to be compared, whatever the segments' recipes."""
     include: Include = field(default_factory=Include)
     most_bytes: int = sys.maxsize
     """Most bytes of the whole answer on the wire."""
@@ -66,6 +73,8 @@ class QueryAnswer:
 class Evidence:
     """How an answer was found."""
 
+    recipe: Recipe
+    """EXACT when every live record was compared with every query."""
     shards_asked: int
     shards_answered: int
     rows_scanned: int
@@ -84,6 +93,7 @@ class SearchAnswer:
 @dataclass(frozen=True, slots=True)
 class _ShardAnswer:
     hits: list[Hits]
+    recipe: Recipe
     seconds: float
 
 
@@ -99,13 +109,16 @@ def search_shards(
     workers: Workers,
     metrics: IndexMetrics,
 ) -> SearchAnswer:
-    """Search all shards side by side and merge, some queries at a time. The hits are exact.
+    """Search all shards side by side and merge, some queries at a time. The evidence says whether the hits are exact.
 
     Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``.
     """
     views = [shard.view for shard in shards]
     # One more than asked for where a query would find itself.
     limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
+    rows = sum(view.rows for view in views)
+    wanted = Wanted(limit, options.min_score, None if options.exact or not rows else limit * K_FACTOR / rows)
+    recipes: set[Recipe] = set()
     step = max(1, min(_PIECE_QUERIES, _PIECE_HITS // limit))
     shard_seconds = [0.0] * len(views)
     merge_seconds = 0.0
@@ -114,12 +127,13 @@ def search_shards(
     for begin in range(0, len(queries.vectors), step):
         piece = slice(begin, begin + step)
 
-        def search_one(view: View, vectors: np.ndarray = queries.vectors[piece]) -> _ShardAnswer:
+        def search_one(view: ShardView, vectors: np.ndarray = queries.vectors[piece]) -> _ShardAnswer:
             with metrics.stage("shard_search") as stopwatch:
-                hits = search_view(view, space, vectors, limit, options.min_score)
-            return _ShardAnswer(hits, stopwatch.seconds)
+                found = search_view(view, space, vectors, wanted)
+            return _ShardAnswer(found.hits, found.recipe, stopwatch.seconds)
 
         answers = workers.search(search_one, views)
+        recipes |= {answer.recipe for answer in answers}
         shard_seconds = [sum(pair) for pair in zip(shard_seconds, (answer.seconds for answer in answers), strict=True)]
         with metrics.stage("merge") as merging:
             merged = [
@@ -132,11 +146,12 @@ def search_shards(
                 merged = [size.with_records(_with_records(answer, read_records)) for answer in merged]
             merge_seconds += reading.seconds
         found += merged
-    rows = sum(view.rows for view in views) if found else 0
+    rows = rows if found else 0
     metrics.rows_scanned.inc(rows * len(found))
     return SearchAnswer(
         _in_request_order(found, queries.faults),
         Evidence(
+            recipe=next(iter(recipes - {Recipe.EXACT}), Recipe.EXACT),
             shards_asked=len(shards),
             shards_answered=len(shards),
             rows_scanned=rows,
@@ -180,7 +195,7 @@ class _AnswerSize:
             )
 
 
-def _merge(views: Sequence[View], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:
+def _merge(views: Sequence[ShardView], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:
     """The best of all shards' hits of one query, without the query itself, from ``offset`` on."""
     scores = np.concatenate([part.scores for part in hits])
     ids = np.concatenate([part.ids for part in hits])
@@ -193,7 +208,7 @@ def _merge(views: Sequence[View], hits: Sequence[Hits], own: str | None, options
     return QueryAnswer(ids[chosen].tolist(), scores[chosen], None, vectors)
 
 
-def _vectors_of(views: Sequence[View], hits: Sequence[Hits], chosen: np.ndarray) -> np.ndarray:
+def _vectors_of(views: Sequence[ShardView], hits: Sequence[Hits], chosen: np.ndarray) -> np.ndarray:
     """The vectors of chosen places in the shards' hits laid end to end."""
     ends = np.cumsum([len(part.ids) for part in hits])
     shard_of = np.searchsorted(ends, chosen, side="right")

@@ -17,6 +17,7 @@ from index_service.converters import (
     status_messages,
     vectors_message,
 )
+from index_service.recipes import Recipe
 from index_service.records import Include
 from index_service.search import Evidence, QueryAnswer, SearchAnswer, SearchOptions
 from index_service.vector_space import VectorSpace
@@ -26,8 +27,6 @@ MAX_QUERIES = 1_000
 MAX_K = 100_000
 MAX_HITS = 1_000_000
 MAX_K_WITH_INCLUDE = 1_000
-
-_RECIPE = "exact"
 
 
 def search_collection(
@@ -65,7 +64,7 @@ def parse_options(request: search_pb2.SearchRequest, most_bytes: int) -> SearchO
             f"expected nothing to include where k passes {MAX_K_WITH_INCLUDE:,}; k is {request.k:,}", field="include"
         )
     min_score = request.min_score if request.HasField("min_score") else None
-    return SearchOptions(request.k, request.offset, min_score, include, most_bytes)
+    return SearchOptions(request.k, request.offset, min_score, request.exact, include, most_bytes)
 
 
 def _check_modality(modality: int, kind: str | None) -> None:
@@ -110,13 +109,14 @@ def _add_result(
 
 
 def _evidence(evidence: Evidence) -> search_pb2.Evidence:
+    exact = evidence.recipe is Recipe.EXACT
     return search_pb2.Evidence(
-        exact=True,
-        recipe=_RECIPE,
+        exact=exact,
+        recipe=evidence.recipe.value,
         shards_asked=evidence.shards_asked,
         shards_answered=evidence.shards_answered,
         rows_scanned=evidence.rows_scanned,
-        estimated_recall=1.0,
+        estimated_recall=1.0 if exact else None,
         shard_search_seconds=evidence.shard_search_seconds,
         merge_seconds=evidence.merge_seconds,
     )

@@ -1,156 +1,248 @@
-"""Exact nearest neighbours within one shard's vectors.
+"""An immutable segment: vectors of one shard in files, mapped into memory, with an index over them.
 
-Owns the use of FAISS: it proposes candidates quickly; the metric's own score, of the vectors as they are stored,
-decides. Nothing else in the service imports faiss.
+Owns the files of a segment and the use of FAISS. Knows nothing of who wrote the rows or which collection they are of.
+
+    vectors.faiss   every vector as float16, scanned for exact answers and gathered to score candidates
+    codes.faiss     4-bit codes of the same vectors, scanned to propose candidates; absent in an exact segment
+    rows.i64        (n,) the rows' numbers in the record store, ascending
+    id-ends.u64     (n,) where each id ends in ids.utf8
+    ids.utf8        the ids, end to end
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
 
 import faiss
 import numpy as np
 
-from index_service.memtable import BlockView, View, addresses_in
-from index_service.ranking import best_first
-from index_service.vector_space import Metric, VectorSpace
+from index_service.recipes import Recipe, train_codes
+from index_service.vector_space import STORED_DTYPE, Metric, VectorSpace
 
-_MARGIN_ROWS = 16
-_RESCORE_BYTES = 8 * 1024 * 1024
+VECTORS_FILE = "vectors.faiss"
+CODES_FILE = "codes.faiss"
+NUMBERS_FILE = "rows.i64"
+ID_ENDS_FILE = "id-ends.u64"
+IDS_FILE = "ids.utf8"
+
 _BLAS_FROM_NUMBERS = 16_384
 """Numbers in all queries of a scan from which FAISS takes a matrix product: 32 queries of 768 dimensions need a fifth
 of the time that they need under FAISS's own threshold, 128,000.
 """
-_FAISS_METRICS = {
+_ENCODE_ROWS = 16_384
+_METRICS = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,
     Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT,
     Metric.L2: faiss.METRIC_L2,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hits:
-    """The hits of one query, best first; entry i of each column belongs to hit i."""
-
-    scores: np.ndarray
-    """(n,) float32."""
-    ids: np.ndarray
-    """(n,) str objects."""
-    addresses: np.ndarray
-    """(n,) int64: where the vectors lie in the view that was searched."""
+class Interrupted(Exception):
+    """The segment was not written, because its shard closes."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidates:
-    """What one block offers for all queries."""
+class Rows:
+    """What a segment is made of; entry i of each column belongs to row i."""
 
-    scores: np.ndarray
-    """(queries, n) float32, off by at most the score error unless ``complete``; -inf where the row is dead."""
-    rows: np.ndarray
-    """(queries, n) int64."""
-    complete: bool
-    """Whether every row is among them, with its final score."""
-    beyond: np.ndarray
-    """(queries,) No row that is missing scores above this; -inf when none is missing."""
+    numbers: np.ndarray
+    """(n,) int64, ascending."""
+    ids: Sequence[str]
+    vectors: np.ndarray
+    """(n, dimension) float16."""
 
 
 def prepare_worker() -> None:
     """Call first in each thread that searches: one OpenMP thread, and no callback that takes the GIL in the middle."""
     faiss.omp_set_num_threads(1)
-    faiss.InterruptCallback.clear_instance()  # type: ignore[attr-defined]
+    faiss.InterruptCallback.clear_instance()
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM_NUMBERS
 
 
-def search(view: View, space: VectorSpace, queries: np.ndarray, limit: int, min_score: float | None) -> list[Hits]:
-    """For each of ``queries`` (n, dimension) float32, the ``limit`` best live rows of the view that reach min_score.
+def nearest(vectors: np.ndarray, metric: Metric, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` nearest of ``vectors`` (m, dimension) float32 to each query, by an exact scan.
 
-    Exact, whatever lies in the view: while a row that was not offered could be among the best, more are asked for.
+    Returns scores and rows, (queries, count) each; scores are off by rounding alone.
     """
-    lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
-    errors = [space.score_error(lengths, block.longest) for block in view.blocks]
-    error = np.max(errors, axis=0, initial=0.0) if errors else np.zeros(len(queries))
-    wanted = [_first_ask(block, limit) for block in view.blocks]
-    found = [_scan(block, space, queries, ask) for block, ask in zip(view.blocks, wanted, strict=True)]
-    while True:
-        cut = _cut(found, limit, error)
-        short = [n for n, part in enumerate(found) if not part.complete and (part.beyond >= cut).any()]
-        if not short:
-            return _final_hits(view, space, queries, found, cut, limit, min_score)
-        for number in short:
-            wanted[number] *= 4
-            found[number] = _scan(view.blocks[number], space, queries, wanted[number])
+    scores, rows = faiss.knn(queries, vectors, count, metric=_METRICS[metric])
+    return (-scores if metric is Metric.L2 else scores), rows
 
 
-def _first_ask(block: BlockView, limit: int) -> int:
-    """How many rows to ask of a block: the best ``limit``, some more for rounding, and as many as are likely dead."""
-    share_alive = max(block.live_count / block.rows, 0.05)
-    return int((limit + limit // 64 + _MARGIN_ROWS) / share_alive)
+def write_segment(folder: Path, rows: Rows, space: VectorSpace, recipe: Recipe, stop: Event) -> None:
+    """Write the files of a segment into an empty folder. Nothing is made durable. Raises Interrupted once stopped."""
+    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
+    codes = train_codes(rows.vectors, _METRICS[space.metric]) if recipe is Recipe.FASTSCAN else None
+    for begin in range(0, len(rows.ids), _ENCODE_ROWS):
+        if stop.is_set():
+            raise Interrupted
+        piece = rows.vectors[begin : begin + _ENCODE_ROWS].astype(np.float32)
+        exact.add(piece)
+        if codes is not None:
+            codes.add(piece)
+    faiss.write_index(exact, str(folder / VECTORS_FILE))
+    if codes is not None:
+        faiss.write_index(codes, str(folder / CODES_FILE))
+    encoded = [own.encode() for own in rows.ids]
+    rows.numbers.astype("<i8").tofile(folder / NUMBERS_FILE)
+    np.cumsum([len(own) for own in encoded], dtype="<u8").tofile(folder / ID_ENDS_FILE)
+    (folder / IDS_FILE).write_bytes(b"".join(encoded))
 
 
-def _scan(block: BlockView, space: VectorSpace, queries: np.ndarray, ask: int) -> _Candidates:
-    if ask * 2 >= block.rows:
-        scores = np.stack([space.scores(query[None, :], block.vectors) for query in queries])
-        rows = np.broadcast_to(np.arange(block.rows, dtype=np.int64), scores.shape)
-        beyond = np.full(len(queries), -np.inf, dtype=np.float32)
-    else:
-        scores, rows = faiss.knn(queries, block.vectors, ask, metric=_FAISS_METRICS[space.metric])
-        scores = -scores if space.metric is Metric.L2 else space.bounded(scores)
-        beyond = scores[:, -1].copy()
-    if block.dead is not None:
-        scores[block.dead[rows]] = -np.inf
-    return _Candidates(scores, rows, ask * 2 >= block.rows, beyond)
+class Segment:
+    """An open segment. Any thread may search it."""
+
+    def __init__(self, name: str, folder: Path, space: VectorSpace) -> None:
+        """Map the files, whose contents the caller has verified. Raises OSError or RuntimeError when they don't fit."""
+        self.name = name
+        self._space = space
+        self._exact: Any = _map(folder / VECTORS_FILE)
+        self.rows: int = self._exact.ntotal
+        codes_path = folder / CODES_FILE
+        self._refined: Any = None
+        if codes_path.exists():
+            self._codes = _map(codes_path)
+            self._refined = faiss.IndexRefine(self._codes, self._exact)
+        self.numbers: np.ndarray = np.memmap(folder / NUMBERS_FILE, dtype="<i8", mode="r")
+        self._id_ends = np.memmap(folder / ID_ENDS_FILE, dtype="<u8", mode="r")
+        self._ids = np.memmap(folder / IDS_FILE, dtype=np.uint8, mode="r")
+        code_bytes = faiss.rev_swig_ptr(self._exact.codes.data(), self.rows * self._exact.code_size)
+        self._vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
+        self.longest = self._longest()
+
+    @property
+    def recipe(self) -> Recipe:
+        """How candidates are proposed."""
+        return Recipe.EXACT if self._refined is None else Recipe.FASTSCAN
+
+    def vectors_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n, dimension) float32."""
+        vectors: np.ndarray = self._vectors[rows].astype(np.float32)
+        return vectors
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) str objects."""
+        ends = self._id_ends[rows].tolist()
+        begins = np.where(rows > 0, self._id_ends[rows - 1], 0).tolist()
+        ids = np.empty(len(rows), dtype=object)
+        ids[:] = [bytes(self._ids[begin:end]).decode() for begin, end in zip(begins, ends, strict=True)]
+        return ids
+
+    def rows_numbered(self, numbers: np.ndarray) -> np.ndarray:
+        """The rows of this segment that bear one of these numbers."""
+        places = np.searchsorted(self.numbers, numbers)
+        places = places[places < self.rows]
+        return places[np.isin(self.numbers[places], numbers)]
+
+    def scan(self, queries: np.ndarray, count: int, live: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` nearest live rows to each query, by an exact scan: scores and rows, (queries, count) each.
+
+        ``live`` is a bitmap (rows / 8,) uint8, lowest bit first. A place that no row fills has score -inf and row 0.
+        """
+        found = self._exact.search(queries, count, params=_exact_parameters(live, self.rows))
+        return self._as_scores(*found)
+
+    def propose(
+        self, queries: np.ndarray, count: int, candidates: int, live: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ``count`` best of about ``candidates`` rows with the nearest codes; form as ``scan``."""
+        selector = _selector(live, self.rows)
+        parameters = faiss.IndexRefineSearchParameters(
+            k_factor=candidates / count, base_index_params=faiss.SearchParametersIVF(nprobe=1, sel=selector)
+        )
+        return self._as_scores(*self._refined.search(queries, count, params=parameters))
+
+    def _as_scores(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores = -scores if self._space.metric is Metric.L2 else self._space.bounded(scores)
+        empty = rows < 0
+        scores[empty], rows[empty] = -np.inf, 0
+        return scores, rows
+
+    def _longest(self) -> float:
+        if self._space.metric is Metric.COSINE:
+            return 1.0 + 2.0**-10  # float16 rounds each number by at most 2^-11 of it
+        squares = [
+            np.einsum("nd,nd->n", piece, piece, dtype=np.float64).max()
+            for piece in (
+                self._vectors[begin : begin + _ENCODE_ROWS].astype(np.float32)
+                for begin in range(0, self.rows, _ENCODE_ROWS)
+            )
+        ]
+        return float(np.sqrt(max(squares, default=0.0)))
 
 
-def _cut(found: list[_Candidates], limit: int, error: np.ndarray) -> np.ndarray:
-    """For each query (n,), the score below which no candidate can be among the ``limit`` best.
+@dataclass(frozen=True, slots=True)
+class SegmentView:
+    """A segment and its dead rows, as they stood when the view was taken."""
 
-    The best ``limit`` rows score at least the limit-th offered score less the error; a row that reaches that was
-    offered at no less than that less the error again.
-    """
-    scores = np.concatenate([part.scores for part in found], axis=1) if found else np.empty((len(error), 0))
-    if scores.shape[1] <= limit:
-        return np.full(len(error), -np.inf)
-    place = scores.shape[1] - limit
-    return np.asarray(np.partition(scores, place, axis=1)[:, place] - 2.0 * error)
+    segment: Segment
+    dead: np.ndarray | None
+    """(rows,) bool: deleted or replaced; None where none is."""
+    live: np.ndarray | None
+    """The same turned round, as a bitmap (rows / 8,) uint8, lowest bit first."""
+    dead_count: int
+
+    @classmethod
+    def of(cls, segment: Segment, dead: np.ndarray | None) -> "SegmentView":
+        """The view with these dead rows (rows,) bool."""
+        if dead is None or not dead.any():
+            return cls(segment, None, None, 0)
+        return cls(segment, dead, np.packbits(~dead, bitorder="little"), int(dead.sum()))
+
+    def burying(self, numbers: np.ndarray) -> "SegmentView":
+        """The view in which the rows with these numbers (n,) are dead too."""
+        rows = self.segment.rows_numbered(numbers)
+        if not rows.size:
+            return self
+        dead = np.zeros(self.segment.rows, dtype=bool) if self.dead is None else self.dead.copy()
+        dead[rows] = True
+        return SegmentView.of(self.segment, dead)
+
+    @property
+    def rows(self) -> int:
+        """Vectors in the segment, dead ones included."""
+        return self.segment.rows
+
+    @property
+    def live_count(self) -> int:
+        """Vectors that can be found."""
+        return self.rows - self.dead_count
+
+    @property
+    def longest(self) -> float:
+        """No vector of the segment is longer."""
+        return self.segment.longest
+
+    def vectors_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n, dimension) float32."""
+        return self.segment.vectors_of(rows)
+
+    def ids_of(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) str objects."""
+        return self.segment.ids_of(rows)
+
+    def newly_dead(self, earlier: "SegmentView") -> np.ndarray:
+        """The rows that have died since an earlier view of the same segment."""
+        if self.dead is None:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero(self.dead if earlier.dead is None else self.dead & ~earlier.dead)
+
+    def live_rows(self) -> Rows:
+        """What a new segment in place of this one would hold."""
+        rows = np.arange(self.rows) if self.dead is None else np.flatnonzero(~self.dead)
+        segment = self.segment
+        return Rows(segment.numbers[rows], segment.ids_of(rows).tolist(), segment._vectors[rows])
 
 
-def _final_hits(
-    view: View,
-    space: VectorSpace,
-    queries: np.ndarray,
-    found: list[_Candidates],
-    cut: np.ndarray,
-    limit: int,
-    min_score: float | None,
-) -> list[Hits]:
-    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    for number, (block, part) in enumerate(zip(view.blocks, found, strict=True)):
-        query_of, place = np.nonzero((part.scores >= cut[:, None]) & (part.scores > -np.inf))
-        rows = part.rows[query_of, place]
-        scores = part.scores[query_of, place]
-        if not part.complete:
-            scores = _rescore(block, space, queries, query_of, rows)
-        if min_score is not None:
-            kept = scores >= np.float32(min_score)
-            query_of, rows, scores = query_of[kept], rows[kept], scores[kept]
-        columns.append((query_of, scores, block.ids[rows], addresses_in(number, rows)))
-    if not columns:
-        empty = Hits(np.empty(0, np.float32), np.empty(0, object), np.empty(0, np.int64))
-        return [empty] * len(queries)
-    query_of, scores, ids, addresses = (np.concatenate(column) for column in zip(*columns, strict=True))
-    by_query = np.argsort(query_of, kind="stable")
-    borders = np.searchsorted(query_of[by_query], np.arange(1, len(queries)))
-    return [
-        Hits(scores[part], ids[part], addresses[part])
-        for part in (own[best_first(scores[own], ids[own], limit)] for own in np.split(by_query, borders))
-    ]
+def _map(path: Path) -> Any:  # noqa: ANN401 - FAISS has no types
+    """An index whose numbers stay in the file. Raises RuntimeError for a file that holds none."""
+    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def _rescore(
-    block: BlockView, space: VectorSpace, queries: np.ndarray, query_of: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """The final scores of pairs (n,), a piece at a time so that the gathered vectors stay in the cache's reach."""
-    scores = np.empty(len(rows), dtype=np.float32)
-    step = max(1, _RESCORE_BYTES // (4 * space.dimension))
-    for begin in range(0, len(rows), step):
-        piece = slice(begin, begin + step)
-        scores[piece] = space.scores(queries[query_of[piece]], block.vectors[rows[piece]])
-    return scores
+def _selector(live: np.ndarray | None, rows: int) -> Any:  # noqa: ANN401
+    return None if live is None else faiss.IDSelectorBitmap(rows, faiss.swig_ptr(live))
+
+
+def _exact_parameters(live: np.ndarray | None, rows: int) -> Any:  # noqa: ANN401
+    return None if live is None else faiss.SearchParameters(sel=_selector(live, rows))

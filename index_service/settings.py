@@ -36,6 +36,10 @@ class IndexSettings(ServiceSettings):
     default_shard_count: int = Field(4, ge=1, le=256)
     """Shards of a collection whose creator names no number, 1 to 256. More shards use more cores for one search."""
 
+    seal_rows: int = Field(32_768, ge=256, le=1_048_576)
+    """Vectors of a shard kept in memory before they are put into a segment on disk, 256 to 1,048,576. A vector in
+    memory takes 4 bytes a dimension and is always compared exactly."""
+
     search_threads: int = Field(0, ge=0, le=1024)
     """Shards searched side by side, 0 to 1,024; 0 means one per core this process may use."""
 

@@ -1,7 +1,8 @@
-"""One shard of a collection: its records on disk and its vectors in memory, kept in step.
+"""One shard of a collection: its records on disk, and its vectors in a memtable and segments, kept in step.
 
-Owns the order of things: disk first, then memory, then the answer; and what happens when the disk fails in between.
-Nothing reaches around it to the store or the memtable.
+Owns the order of things: disk first, then memory, then the answer; what happens when the disk fails in between; and the
+moment at which a new segment takes the place of what it was made from. Nothing reaches around it to the store, the
+memtable or the segments.
 """
 
 import logging
@@ -10,26 +11,36 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 import numpy as np
 
-from index_service.memtable import Memtable, View
+from index_service.compaction import recipe_for, segments_to_merge
+from index_service.memtable import Memtable
 from index_service.metrics import IndexMetrics
 from index_service.record_store import (
+    Effect,
     RecordStore,
     StoreClosed,
     StoreDamaged,
     StoreError,
     StoreFull,
 )
-from index_service.records import StoredRecord, Write
+from index_service.records import Delete, StoredRecord, Upsert, Write
+from index_service.segment import Interrupted, Rows, Segment, SegmentView
+from index_service.segment_folder import SegmentFolder
+from index_service.shard_search import ShardView
+from index_service.vector_space import STORED_DTYPE, VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, ServiceError, Unavailable
 
 STORE_FILE = "records.sqlite"
 """Name of the record store in a shard's folder."""
 
+SEAL_ROWS = 32_768
+"""Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
+
 _REBUILD_ROWS = 4096
+_NO_NUMBERS = np.empty(0, dtype=np.int64)
 
 _logger = logging.getLogger("eyebright.shard")
 
@@ -43,6 +54,8 @@ class ShardStats:
     disk_bytes: int
     vector_bytes: int
     applied_sequence: int
+    segment_count: int
+    memtable_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +69,31 @@ class _Waiting:
 class Shard:
     """An open shard. Any thread may call it."""
 
-    def __init__(self, folder: Path, name: str, dimension: int, metrics: IndexMetrics) -> None:
-        """Open the shard and load its vectors. ``name`` stands in messages. Raises StoreError."""
+    def __init__(
+        self, folder: Path, name: str, space: VectorSpace, metrics: IndexMetrics, seal_rows: int = SEAL_ROWS
+    ) -> None:
+        """Open the shard: map its segments, load what they lack. ``name`` stands in messages.
+
+        ``seal_rows`` is how many rows the memtable's full blocks hold before they are put into a segment.
+
+        Raises StoreError or OSError.
+        """
         self.name = name
-        self._dimension = dimension
+        self._space = space
         self._metrics = metrics
-        self._store = RecordStore(folder / STORE_FILE, dimension)
+        self._seal_rows = seal_rows
+        self._store = RecordStore(folder / STORE_FILE, space.dimension)
         self._waiting: deque[_Waiting] = deque()
         self._writer_lock = Lock()
+        self._compacting = Lock()
+        self._closing = Event()
         self._failure = ""
-        self._memtable = Memtable(dimension)
-        self._sequence = 0
         self._in_step = True  # memory shows what is on disk; False while that is not known
         try:
+            self._sequence = self._store.applied_sequence()
+            self._folder = SegmentFolder(folder, space)
+            self._memtable = Memtable(space.dimension)
+            self._segments = tuple(SegmentView.of(segment, None) for segment in self._folder.load(self._sequence))
             self._rebuild()
         except BaseException:
             self._store.close()
@@ -81,7 +106,8 @@ class Shard:
 
     def close(self) -> None:
         """Let the write and the reads that are under way end, then close the files. Later calls raise NotFound."""
-        with self._writer_lock:
+        self._closing.set()
+        with self._compacting, self._writer_lock:
             self._store.close()
 
     @property
@@ -89,17 +115,16 @@ class Shard:
         """Whether the last write failed because of the disk; the next one tries again."""
         return bool(self._failure)
 
-    @property
-    def view(self) -> View:
-        """All vectors whose write has been acknowledged, and perhaps some about to be."""
-        return self._memtable.view
-
     def __len__(self) -> int:
-        return len(self._memtable)
+        return self.view.live_count
 
     def vector_of(self, record_id: str) -> np.ndarray | None:
-        """The vector (dimension,) float32 of a record, or None when there is none."""
-        return self._memtable.vector_of(record_id)
+        """The vector (dimension,) float32 of a record, or None when there is none. Raises ServiceError."""
+        vector = self._memtable.vector_of(record_id)
+        if vector is None:
+            [stored] = self.read([record_id], with_vectors=True)
+            vector = None if stored is None or stored.vector is None else stored.vector.astype(np.float32)
+        return vector
 
     def write(self, writes: Sequence[Write]) -> list[list[bool]]:
         """Apply writes in order, durably, whole or not at all; they can be found once this returns.
@@ -131,14 +156,43 @@ class Shard:
 
     def stats(self) -> ShardStats:
         """How large the shard is now."""
-        memtable = self._memtable
+        view = self.view
         return ShardStats(
-            record_count=len(memtable),
-            tombstone_count=memtable.tombstone_count,
-            disk_bytes=self._store.disk_bytes,
-            vector_bytes=memtable.vector_bytes,
+            record_count=view.live_count,
+            tombstone_count=view.rows - view.live_count,
+            disk_bytes=self._store.disk_bytes + self._folder.disk_bytes,
+            vector_bytes=view.memtable.rows * self._space.dimension * np.dtype(np.float32).itemsize,
             applied_sequence=self._sequence,
+            segment_count=len(view.segments),
+            memtable_rows=view.memtable.rows,
         )
+
+    @property
+    def applied_sequence(self) -> int:
+        """Number of writes applied since the shard was made."""
+        return self._sequence
+
+    def compact(self, *, idle: bool) -> bool:
+        """Do one piece of work that makes searches cheaper: seal the memtable, or merge segments. False: nothing to do.
+
+        Searches and writes go on meanwhile. Raises OSError or RuntimeError when the disk fails, and nothing has changed
+        then.
+        """
+        with self._compacting:
+            try:
+                return not self._closing.is_set() and self._compact(idle=idle)
+            except Interrupted:
+                return False
+
+    def _compact(self, *, idle: bool) -> bool:
+        memtable = self._memtable
+        if sum(block.rows for block in memtable.full_blocks()) >= self._seal_rows:
+            self._seal(memtable)
+            return True
+        if merging := segments_to_merge(self._segments, idle=idle):
+            self._merge(merging)
+            return True
+        return False
 
     def _commit_waiting(self) -> None:
         group: list[_Waiting] = []
@@ -163,17 +217,88 @@ class Shard:
                 self._reconcile()
             self._in_step = False
             with self._metrics.stage("commit"):
-                existed, sequence = self._store.apply(writes)
+                effects, sequence = self._store.apply(writes)
         except StoreError as error:
             self._note_failure(error)
             raise self._service_error(error) from error
-        for write in writes:
-            self._memtable.apply(write)
+        for write, effect in zip(writes, effects, strict=True):
+            self._show(write, effect)
         if self._memtable.should_compact():
             self._memtable = self._memtable.compacted()
+        self._publish()
         self._sequence, self._in_step, self._failure = sequence, True, ""
         self._metrics.write_batches.inc(len(writes))
-        return existed
+        return [effect.existed for effect in effects]
+
+    def _show(self, write: Write, effect: Effect) -> None:
+        match write:
+            case Upsert(records, vectors):
+                numbers = np.arange(effect.first_row, effect.first_row + len(records))
+                self._memtable.upsert(numbers, [record.id for record in records], vectors)
+            case Delete(ids):
+                self._memtable.delete(ids)
+        if effect.buried and self._segments:
+            buried = np.sort(np.array(effect.buried, dtype=np.int64))
+            self._segments = tuple(segment.burying(buried) for segment in self._segments)
+
+    def _publish(self) -> None:
+        """One assignment makes all that a commit did visible at once."""
+        self.view = ShardView(self._memtable.view, self._segments)
+
+    def _seal(self, memtable: Memtable) -> None:
+        """Put the oldest blocks of the memtable into a segment."""
+        with self._metrics.stage("seal"):
+            blocks = memtable.full_blocks()
+            live = [slice(None) if block.dead is None else ~block.dead for block in blocks]
+            rows = Rows(
+                np.concatenate([block.numbers[kept] for block, kept in zip(blocks, live, strict=True)]),
+                np.concatenate([block.ids[kept] for block, kept in zip(blocks, live, strict=True)]).tolist(),
+                np.concatenate(
+                    [block.vectors[kept].astype(STORED_DTYPE) for block, kept in zip(blocks, live, strict=True)]
+                ),
+            )
+            sealed = self._written(rows, replaced=())
+        with self._writer_lock:
+            if self._memtable is not memtable:  # it was compacted or loaded anew meanwhile
+                self._drop(sealed)
+                return
+            buried = [
+                block.numbers[kept][block.dead[kept]]
+                for block, kept in zip(memtable.full_blocks(), live, strict=False)
+                if block.dead is not None
+            ]
+            self._memtable = memtable.without_oldest(len(blocks))
+            self._segments += tuple(view.burying(np.concatenate([*buried, _NO_NUMBERS])) for view in sealed)
+            self._publish()
+
+    def _merge(self, merging: Sequence[SegmentView]) -> None:
+        """Put one segment in the place of several, without their dead."""
+        with self._metrics.stage("merge_segments"):
+            parts = [view.live_rows() for view in merging]
+            numbers = np.concatenate([part.numbers for part in parts])
+            order = np.argsort(numbers)
+            ids = np.concatenate([np.array(part.ids, dtype=object) for part in parts])[order].tolist()
+            rows = Rows(numbers[order], ids, np.concatenate([part.vectors for part in parts])[order])
+            merged = self._written(rows, replaced=[view.segment for view in merging])
+        names = {view.segment.name for view in merging}
+        with self._writer_lock:
+            now = {view.segment.name: view for view in self._segments}
+            buried = [view.segment.numbers[now[view.segment.name].newly_dead(view)] for view in merging]
+            kept = tuple(view for name, view in now.items() if name not in names)
+            self._segments = (*kept, *(view.burying(np.concatenate([*buried, _NO_NUMBERS])) for view in merged))
+            self._publish()
+
+    def _written(self, rows: Rows, replaced: Sequence[Segment]) -> list[SegmentView]:
+        """The segment of these rows, on disk and in the manifest in others' place; none when there are no rows."""
+        written = [self._folder.write(rows, recipe_for(len(rows.ids)), self._closing)] if len(rows.ids) else []
+        kept = [view.segment for view in self._segments if view.segment not in replaced]
+        self._folder.publish([*kept, *written], self._sequence)
+        return [SegmentView.of(segment, None) for segment in written]
+
+    def _drop(self, views: Sequence[SegmentView]) -> None:
+        """Forget a segment that was written in vain."""
+        if views:
+            self._folder.publish([view.segment for view in self._segments], self._sequence)
 
     def _note_failure(self, error: StoreError) -> None:
         """After a failed write: find out what is on disk, now or before the next write."""
@@ -193,13 +318,25 @@ class Shard:
         self._in_step = True
 
     def _rebuild(self) -> None:
-        """Load all vectors from the disk; readers keep the old ones until the new are complete."""
+        """Load from the disk what the segments lack, and which of their rows are dead; readers keep the old view until
+        the new one is complete.
+        """
         with self._metrics.stage("rebuild"):
             sequence = self._store.applied_sequence()
-            memtable = Memtable(self._dimension)
-            for ids, vectors in self._store.stream_vectors(_REBUILD_ROWS):
-                memtable.upsert(ids, vectors)
+            numbers = self._store.rows()
+            self._segments = tuple(
+                SegmentView.of(view.segment, ~np.isin(view.segment.numbers, numbers)) for view in self._segments
+            )
+            sealed = np.concatenate([view.segment.numbers for view in self._segments] or [_NO_NUMBERS])
+            missing = np.setdiff1d(numbers, sealed, assume_unique=True)
+            memtable = Memtable(self._space.dimension)
+            for rows, ids, vectors in (
+                self._store.stream_vectors(int(missing[0]), _REBUILD_ROWS) if missing.size else ()
+            ):
+                own = np.isin(rows, missing)
+                memtable.upsert(rows[own], np.array(ids, dtype=object)[own].tolist(), vectors[own])
         self._memtable, self._sequence = memtable, sequence
+        self._publish()
 
     def _service_error(self, error: StoreError) -> ServiceError:
         """The answer to a caller whom a StoreError reached."""

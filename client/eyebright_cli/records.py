@@ -77,7 +77,7 @@ def _stats_view(found: CollectionStats) -> RenderableType:
     collection = found.collection
     title = Text(f"{plain(collection.name)}: {found.record_count:,} pictures", "bold")
     table = Table(title=title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    for header in ("shard", "pictures", "tombstones", "on disk", "vectors in memory", "write batches"):
+    for header in ("shard", "pictures", "tombstones", "on disk", "vectors in memory", "segments", "write batches"):
         table.add_column(header, justify="right")
     for number, shard in enumerate(found.shards):
         table.add_row(
@@ -86,6 +86,7 @@ def _stats_view(found: CollectionStats) -> RenderableType:
             f"{shard.tombstone_count:,}",
             _mebibytes(shard.disk_bytes),
             _mebibytes(shard.vector_bytes),
+            str(shard.segment_count),
             f"{shard.applied_sequence:,}",
         )
     line = (

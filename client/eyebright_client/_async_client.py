@@ -214,6 +214,7 @@ class AsyncClient:
         collection: str | None = None,
         offset: int = 0,
         min_score: float | None = None,
+        exact: bool = False,
         include: Collection[IncludeField] | None = None,
         modality: Modality | None = None,
         timeout: float | None = None,
@@ -221,9 +222,10 @@ class AsyncClient:
         """The k records nearest to a caption, an image, a vector, or a record of the collection (``like`` its id).
 
         Give exactly one of the four. ``k`` is 1 to 100,000; ``offset`` leaves out that many of the best;
-        ``min_score`` is in the unit of the collection's metric. ``include`` names what hits carry besides id and
-        score ("caption", "source_uri", "metadata", "vector"); all but the vector by default, nothing when k passes
-        1,000, where asking for more is refused. ``modality`` says what a plain vector was made of: "text" or "image"
+        ``min_score`` is in the unit of the collection's metric. ``exact`` compares every record, where a large
+        collection would otherwise be searched by codes. ``include`` names what hits carry besides id and score
+        ("caption", "source_uri", "metadata", "vector"); all but the vector by default, nothing when k passes 1,000,
+        where asking for more is refused. ``modality`` says what a plain vector was made of: "text" or "image"
         (default). ``timeout`` is for the whole call, in seconds. Hits have a probability when a caption, or its
         vector, is searched under the cosine metric with the embedder that filled the collection.
         """
@@ -237,6 +239,7 @@ class AsyncClient:
             collection=collection,
             offset=offset,
             min_score=min_score,
+            exact=exact,
             include=include,
             modality=modality,
             timeout=timeout,
@@ -253,6 +256,7 @@ class AsyncClient:
         collection: str | None = None,
         offset: int = 0,
         min_score: float | None = None,
+        exact: bool = False,
         include: Collection[IncludeField] | None = None,
         modality: Modality | None = None,
         timeout: float | None = None,
@@ -272,6 +276,7 @@ class AsyncClient:
             collection=collection,
             offset=offset,
             min_score=min_score,
+            exact=exact,
             include=include,
             modality=modality,
             timeout=timeout,

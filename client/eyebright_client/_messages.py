@@ -335,6 +335,7 @@ def search_request(
     k: int,
     offset: int,
     min_score: float | None,
+    exact: bool,
     include: AnyCollection[str],
 ) -> search_pb2.SearchRequest:
     """Search by (n, dimension) vectors, or by record ids. Raises InvalidArgument for numbers that can't be sent."""
@@ -348,6 +349,7 @@ def search_request(
             k=k,
             offset=offset,
             min_score=min_score,
+            exact=exact,
             include=_include(include),
         )
         if isinstance(queries, np.ndarray):

@@ -121,6 +121,8 @@ class ShardStats:
     disk_bytes: int
     vector_bytes: int
     applied_sequence: int
+    segment_count: int
+    memtable_rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Wanted:
     k: int
     offset: int
     min_score: float | None
+    exact: bool
     include: Collection[str]
     """What the caller asked for; when nothing was said, the default, or nothing where k does not allow it."""
 
@@ -67,12 +68,13 @@ class Wanted:
         k: int,
         offset: int,
         min_score: float | None,
+        exact: bool,
         include: Collection[str] | None,
     ) -> "Wanted":
         """From the arguments of ``search``."""
         if include is None:
             include = DEFAULT_INCLUDE if isinstance(k, int) and k <= MAX_K_WITH_INCLUDE else ()
-        return cls(session.collection_name(collection), k, offset, min_score, include)
+        return cls(session.collection_name(collection), k, offset, min_score, exact, include)
 
 
 @dataclass(slots=True)
@@ -102,6 +104,7 @@ def search(
     collection: str | None,
     offset: int,
     min_score: float | None,
+    exact: bool,
     include: Collection[str] | None,
     modality: Modality | None,
     timeout: float | None,
@@ -110,7 +113,7 @@ def search(
     kind, query = _exactly_one(text=text, image=image, vector=vector, like=like)
     _check_modality(kind, modality)
     deadline = Deadline(session.timeouts.search if timeout is None else timeout)
-    wanted = Wanted.of(session, collection, k, offset, min_score, include)
+    wanted = Wanted.of(session, collection, k, offset, min_score, exact, include)
     queries = [query] if kind != "vector" else _one_row(query)
     results = yield from _search(session, kind, queries, modality, wanted, deadline.remaining)
     if results[0].error is not None:
@@ -129,6 +132,7 @@ def search_many(
     collection: str | None,
     offset: int,
     min_score: float | None,
+    exact: bool,
     include: Collection[str] | None,
     modality: Modality | None,
     timeout: float | None,
@@ -141,7 +145,7 @@ def search_many(
     _check_modality(kind, modality)
     seconds = session.timeouts.search if timeout is None else timeout
     check_timeout("timeout", seconds)
-    wanted = Wanted.of(session, collection, k, offset, min_score, include)
+    wanted = Wanted.of(session, collection, k, offset, min_score, exact, include)
     return (yield from _search(session, kind, queries, modality, wanted, lambda: seconds))
 
 
@@ -214,6 +218,7 @@ def _answers(
         k=wanted.k,
         offset=wanted.offset,
         min_score=wanted.min_score,
+        exact=wanted.exact,
         include=wanted.include,
     )
     try:

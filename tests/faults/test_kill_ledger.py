@@ -27,8 +27,8 @@ from tests.processes import start_service
 NAME = "ledger"
 DIMENSION = 16
 WRITERS = 3
-IDS_PER_WRITER = 100
-SHARDS = 3
+IDS_PER_WRITER = 300
+SHARDS = 2
 
 State = tuple[int, int] | None
 """The version of a record's vector and that of its text; None when it is absent."""
@@ -188,7 +188,7 @@ def run_rounds(folder: Path, rounds: int) -> None:
     seed = int(os.environ.get("EYEBRIGHT_LEDGER_SEED") or random.randrange(2**32))
     sys.stdout.write(f"EYEBRIGHT_LEDGER_SEED={seed}\n")
     ledger = Ledger(seed)
-    arguments = ("--data-folder", str(folder / "data"), "--log-level", "error")
+    arguments = ("--data-folder", str(folder / "data"), "--log-level", "error", "--seal-rows", "256")
     for number in range(rounds + 1):
         service = start_service("index_service", folder, *arguments)
         try:
@@ -209,6 +209,7 @@ def run_rounds(folder: Path, rounds: int) -> None:
                 done.result()
         finally:
             service.kill()
+    assert list(folder.glob("data/collections/*/*/segments/*")), "nothing was sealed"
     assert any(entry.settled is not None for entry in ledger.entries.values())
     sys.stdout.write(f"{rounds} kills, {ledger.acknowledged} acknowledged writes\n")
 

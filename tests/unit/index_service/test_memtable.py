@@ -1,7 +1,6 @@
 import numpy as np
 
 from index_service.memtable import Memtable, View
-from index_service.records import Delete, Record, RecordUpdate, Update, Upsert
 
 
 def contents(view: View) -> dict[str, list[float]]:
@@ -17,16 +16,18 @@ def contents(view: View) -> dict[str, list[float]]:
 
 def test_random_writes_leave_what_a_dictionary_would_hold_and_views_stay_as_they_were() -> None:
     random = np.random.default_rng(7)
+    number = 0
     table, model = Memtable(2), dict[str, list[float]]()
     kept: list[tuple[View, dict[str, list[float]]]] = []
     for _ in range(150):
         ids = [f"id{number}" for number in random.choice(900, size=random.integers(1, 60), replace=False)]
         if random.random() < 0.7:
             vectors = random.integers(-9, 9, (len(ids), 2)).astype(np.float16)
-            table.apply(Upsert([Record(own) for own in ids], vectors))
+            table.upsert(np.arange(number, number + len(ids)), ids, vectors)
+            number += len(ids)
             model |= dict(zip(ids, vectors.astype(float).tolist(), strict=True))
         else:
-            table.apply(Delete(ids))
+            table.delete(ids)
             model = {own: vector for own, vector in model.items() if own not in ids}
         kept.append((table.view, dict(model)))
     assert len(table.view.blocks) > 2
@@ -43,7 +44,7 @@ def test_random_writes_leave_what_a_dictionary_would_hold_and_views_stay_as_they
 def test_compacting_drops_the_dead_and_leaves_the_old_table_to_its_readers() -> None:
     table = Memtable(1)
     ids = [f"{number:05d}" for number in range(9_000)]
-    table.upsert(ids, np.arange(9_000, dtype=np.float32)[:, None] % 100)
+    table.upsert(np.arange(9_000), ids, np.arange(9_000, dtype=np.float32)[:, None] % 100)
     assert not table.should_compact()
     table.delete(ids[:4_600])
     assert table.should_compact()
@@ -59,19 +60,28 @@ def test_compacting_drops_the_dead_and_leaves_the_old_table_to_its_readers() -> 
 def test_ids_keep_every_character() -> None:
     table = Memtable(1)
     ids = ["nul\x00", "nul", " space ", "🐞"]
-    table.upsert(ids, np.zeros((4, 1), np.float32))
+    table.upsert(np.arange(4), ids, np.zeros((4, 1), np.float32))
     assert table.view.blocks[0].ids.tolist() == ids
 
 
-def test_updates_of_text_change_nothing_here() -> None:
+def test_the_oldest_blocks_can_be_taken_away() -> None:
     table = Memtable(1)
-    table.upsert(["a"], np.ones((1, 1), np.float32))
-    before = table.view
-    table.apply(Update([RecordUpdate("a", caption="new")]))
+    ids = [f"{number:05d}" for number in range(3_000)]
+    table.upsert(np.arange(3_000), ids, np.arange(3_000, dtype=np.float32)[:, None])
+    table.delete(ids[:10])
+    before, full = table.view, table.full_blocks()
+    assert 0 < sum(block.rows for block in full) < 3_000
+    first = int(full[-1].numbers[-1]) + 1
+    fresh = table.without_oldest(len(full))
     assert table.view is before
+    assert contents(fresh.view) == {own: [float(row)] for row, own in enumerate(ids) if row >= first}
+    assert fresh.vector_of(ids[first - 1]) is None
+    fresh.upsert(np.arange(3_000, 3_001), [ids[first]], np.array([[-1.0]]))
+    assert contents(fresh.view)[ids[first]] == [-1.0]
+    assert len(fresh) == 3_000 - first
 
 
 def test_the_longest_vector_of_a_block_bounds_all_of_it() -> None:
     table = Memtable(2)
-    table.upsert(["a", "b"], np.array([[3, 4], [0, 1]], np.float32))
+    table.upsert(np.arange(2), ["a", "b"], np.array([[3, 4], [0, 1]], np.float32))
     assert table.view.blocks[0].longest == 5.0

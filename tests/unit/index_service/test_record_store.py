@@ -36,8 +36,8 @@ def only(found: list[StoredRecord | None]) -> StoredRecord:
 
 def test_records_come_back_as_they_were_written(store: RecordStore) -> None:
     whole = Record("a\x00b", "a caption", "file:///a.png", b'{"n": 9007199254740993}')
-    existed, sequence = store.apply([upsert(whole, Record("🐞"))])
-    assert existed == [[False, False]]
+    effects, sequence = store.apply([upsert(whole, Record("🐞"))])
+    assert [effect.existed for effect in effects] == [[False, False]]
     assert sequence == 1 == store.applied_sequence()
     found = store.read(["🐞", "nobody", "a\x00b"], with_vectors=True)
     assert found[1] is None
@@ -52,8 +52,8 @@ def test_records_come_back_as_they_were_written(store: RecordStore) -> None:
 
 def test_an_upsert_replaces_the_record_whole(store: RecordStore) -> None:
     store.apply([upsert(Record("a", "old", "old uri", b'{"old": 1}'))])
-    existed, _ = store.apply([upsert(Record("a", "new"), start=5.0)])
-    assert existed == [[True]]
+    effects, _ = store.apply([upsert(Record("a", "new"), start=5.0)])
+    assert [effect.existed for effect in effects] == [[True]]
     stored = only(store.read(["a"], with_vectors=True))
     assert stored.record == Record("a", "new")
     assert stored.vector is not None
@@ -62,8 +62,8 @@ def test_an_upsert_replaces_the_record_whole(store: RecordStore) -> None:
 
 def test_an_update_changes_what_it_names_and_empty_removes(store: RecordStore) -> None:
     store.apply([upsert(Record("a", "caption", "uri", b'{"n": 1}'))])
-    existed, _ = store.apply([Update([RecordUpdate("a", caption="other"), RecordUpdate("b", caption="x")])])
-    assert existed == [[True, False]]
+    effects, _ = store.apply([Update([RecordUpdate("a", caption="other"), RecordUpdate("b", caption="x")])])
+    assert [effect.existed for effect in effects] == [[True, False]]
     assert only(store.read(["a"], with_vectors=False)).record == Record("a", "other", "uri", b'{"n": 1}')
     store.apply([Update([RecordUpdate("a", caption="", source_uri="", metadata_json=b"")])])
     stored = only(store.read(["a"], with_vectors=True))
@@ -74,8 +74,9 @@ def test_an_update_changes_what_it_names_and_empty_removes(store: RecordStore) -
 
 def test_a_deleted_record_is_gone_and_its_row_number_is_not_used_again(store: RecordStore, path: Path) -> None:
     store.apply([upsert(Record("a"), Record("b"))])
-    existed, sequence = store.apply([Delete(["b", "c"]), upsert(Record("d"))])
-    assert existed == [[True, False], [False]]
+    effects, sequence = store.apply([Delete(["b", "c"]), upsert(Record("d"))])
+    assert [effect.existed for effect in effects] == [[True, False], [False]]
+    assert [(effect.buried, effect.first_row) for effect in effects] == [([2], 0), ([], 3)]
     assert sequence == 3
     assert store.ids_after("", 10) == ["a", "d"]
     with closing(sqlite3.connect(path)) as connection:
@@ -107,10 +108,13 @@ def test_everything_survives_reopening(path: Path) -> None:
         store.apply([Delete(["050"])])
     with closing(RecordStore(path, 2)) as store:
         assert store.applied_sequence() == 2
-        chunks = list(store.stream_vectors(30))
-        assert [len(ids) for ids, _ in chunks] == [30, 30, 30, 9]
-        assert chunks[0][1][3].tolist() == [6.0, 7.0]
-        assert "050" not in chunks[1][0]
+        assert store.rows().tolist() == [*range(1, 51), *range(52, 101)]
+        chunks = list(store.stream_vectors(1, 30))
+        assert [len(ids) for _, ids, _ in chunks] == [30, 30, 30, 9]
+        assert [len(ids) for _, ids, _ in store.stream_vectors(60, 30)] == [30, 11]
+        assert chunks[0][0].tolist() == list(range(1, 31))
+        assert chunks[0][2][3].tolist() == [6.0, 7.0]
+        assert "050" not in chunks[1][1]
 
 
 def test_a_closed_store_refuses_and_closing_twice_is_harmless(path: Path) -> None:
@@ -191,4 +195,4 @@ def test_rows_that_do_not_belong_together_are_noticed(path: Path, statement: str
         store.apply([upsert(Record("a"), Record("b"))])
     spoil(path, statement)
     with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged, match=message):
-        list(store.stream_vectors(10))
+        list(store.stream_vectors(1, 10))

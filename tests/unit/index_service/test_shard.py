@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from index_service.memtable import View
 from index_service.metrics import IndexMetrics
 from index_service.records import Delete, Record, RecordUpdate, Update, Upsert
 from index_service.shard import STORE_FILE, Shard
+from index_service.shard_search import ShardView
+from index_service.vector_space import Metric, VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 DIMENSION = 16
+SPACE = VectorSpace(DIMENSION, "ab" * 32, Metric.COSINE)
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def shard(tmp_path: Path, registry: CollectorRegistry) -> Iterator[Shard]:
 
 
 def reopened(folder: Path, registry: CollectorRegistry | None = None) -> Shard:
-    return Shard(folder, "shard 0 of collection 'pets'", DIMENSION, IndexMetrics(registry or CollectorRegistry()))
+    return Shard(folder, "shard 0 of collection 'pets'", SPACE, IndexMetrics(registry or CollectorRegistry()))
 
 
 def upsert(*ids: str, caption: str | None = None) -> Upsert:
@@ -43,13 +45,11 @@ def upsert(*ids: str, caption: str | None = None) -> Upsert:
     return Upsert([Record(own, caption) for own in ids], vectors)
 
 
-def ids_in(view: View) -> set[str]:
-    return {
-        own
-        for block in view.blocks
-        for row, own in enumerate(block.ids.tolist())
-        if block.dead is None or not block.dead[row]
-    }
+def ids_in(view: ShardView) -> set[str]:
+    live = [np.arange(part.rows) if part.dead is None else np.flatnonzero(~part.dead) for part in view.parts]
+    ids = [own for part, rows in zip(view.parts, live, strict=True) for own in part.ids_of(rows).tolist()]
+    assert len(set(ids)) == len(ids)
+    return set(ids)
 
 
 def agreed_ids(shard: Shard) -> set[str]:

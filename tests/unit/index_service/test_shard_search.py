@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from index_service.memtable import Memtable
-from index_service.segment import _BLAS_FROM_NUMBERS, Hits, prepare_worker, search
+from index_service.recipes import Recipe
+from index_service.segment import _BLAS_FROM_NUMBERS, prepare_worker
+from index_service.shard_search import Hits, ShardView, Wanted, search
 from index_service.vector_space import Metric, VectorSpace
 
 
@@ -17,8 +19,17 @@ def space(metric: Metric, dimension: int) -> VectorSpace:
 def filled(own: VectorSpace, vectors: np.ndarray) -> Memtable:
     table = Memtable(own.dimension)
     prepared, _ = own.prepare(vectors)
-    table.upsert([f"{row:05d}" for row in range(len(vectors))], prepared.astype(np.float16))
+    ids = [f"{row:05d}" for row in range(len(vectors))]
+    table.upsert(np.arange(len(vectors)), ids, prepared.astype(np.float16))
     return table
+
+
+def found_in(
+    table: Memtable, own: VectorSpace, queries: np.ndarray, limit: int, min_score: float | None = None
+) -> list[Hits]:
+    found = search(ShardView(table.view, ()), own, queries, Wanted(limit, min_score))
+    assert found.recipe is Recipe.EXACT
+    return found.hits
 
 
 def expected(table: Memtable, own: VectorSpace, query: np.ndarray, limit: int) -> list[tuple[float, str]]:
@@ -43,10 +54,10 @@ def test_hits_are_those_of_comparing_everything(metric: Metric, queries: int, li
     table = filled(own, random.standard_normal((6_000, 24)).astype(np.float32))
     table.delete([f"{row:05d}" for row in random.choice(6_000, 1_500, replace=False)])
     asked, _ = own.prepare(random.standard_normal((queries, 24)).astype(np.float32))
-    found = search(table.view, own, asked, limit, None)
+    found = found_in(table, own, asked, limit)
     assert [pairs(hits) for hits in found[:3]] == [expected(table, own, query, limit) for query in asked[:3]]
     for hits in found:
-        vectors = table.view.vectors_at(hits.addresses[:20])
+        vectors = ShardView(table.view, ()).vectors_at(hits.addresses[:20])
         ids = hits.ids[:20].tolist()
         assert all((vector == table.vector_of(found_id)).all() for vector, found_id in zip(vectors, ids, strict=True))
 
@@ -58,7 +69,7 @@ def test_equal_vectors_at_the_border_are_ordered_by_id(metric: Metric) -> None:
     table = filled(own, few[np.random.default_rng(4).integers(0, 6, 5_000)])
     asked, _ = own.prepare(few[:2] + 0.01)
     for limit in (1, 9, 700, 1_700):
-        found = search(table.view, own, asked, limit, None)
+        found = found_in(table, own, asked, limit)
         assert [pairs(hits) for hits in found] == [expected(table, own, query, limit) for query in asked]
 
 
@@ -67,7 +78,7 @@ def test_when_all_the_nearest_are_dead_more_are_asked_for() -> None:
     line = np.stack([np.arange(5_000) / 10, np.zeros(5_000)], axis=1).astype(np.float32)
     table = filled(own, line)
     table.delete([f"{row:05d}" for row in range(4_000)])
-    [hits] = search(table.view, own, np.zeros((1, 2), np.float32), 3, None)
+    [hits] = found_in(table, own, np.zeros((1, 2), np.float32), 3)
     assert hits.ids.tolist() == ["04000", "04001", "04002"]
 
 
@@ -81,7 +92,7 @@ def test_close_vectors_far_from_the_origin_are_told_apart() -> None:
     random = np.random.default_rng(5)
     table = filled(own, (1_000 + 4 * random.standard_normal((4_000, 16))).astype(np.float32))
     asked, _ = own.prepare((1_000 + 4 * random.standard_normal((_BLAS_FROM_NUMBERS // 16, 16))).astype(np.float32))
-    found = search(table.view, own, asked, 5, None)
+    found = found_in(table, own, asked, 5)
     assert [pairs(hits) for hits in found[:30]] == [expected(table, own, query, 5) for query in asked[:30]]
 
 
@@ -94,7 +105,7 @@ def test_scores_that_are_cut_to_1_are_equal() -> None:
         random.shuffle(angles)
         table = filled(own, np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
         query, _ = own.prepare(np.array([[np.cos(angle), np.sin(angle)]], np.float32))
-        [hits] = search(table.view, own, query, 3, None)
+        [hits] = found_in(table, own, query, 3)
         assert pairs(hits) == expected(table, own, query[0], 3)
 
 
@@ -104,14 +115,14 @@ def test_hits_below_min_score_are_left_out() -> None:
     query, _ = own.prepare(np.ones((1, 8), np.float32))
     everything = expected(table, own, query[0], 2_000)
     border = everything[20][0]
-    [hits] = search(table.view, own, query, 100, border)
+    [hits] = found_in(table, own, query, 100, border)
     assert pairs(hits) == [hit for hit in everything if hit[0] >= border]
-    [none] = search(table.view, own, query, 100, 1.5)
+    [none] = found_in(table, own, query, 100, 1.5)
     assert none.ids.size == 0
 
 
 def test_an_empty_shard_answers_every_query_with_nothing() -> None:
-    found = search(Memtable(3).view, space(Metric.L2, 3), np.zeros((2, 3), np.float32), 10, None)
+    found = found_in(Memtable(3), space(Metric.L2, 3), np.zeros((2, 3), np.float32), 10)
     assert [len(hits.ids) for hits in found] == [0, 0]
 
 
@@ -119,7 +130,7 @@ def test_workers_search_side_by_side() -> None:
     own = space(Metric.INNER_PRODUCT, 32)
     table = filled(own, np.random.default_rng(8).standard_normal((5_000, 32)).astype(np.float32))
     asked = np.random.default_rng(9).standard_normal((24, 32)).astype(np.float32)
-    alone = [pairs(hits) for hits in search(table.view, own, asked, 10, None)]
+    alone = [pairs(hits) for hits in found_in(table, own, asked, 10)]
     with ThreadPoolExecutor(4, initializer=prepare_worker) as workers:
-        answers = list(workers.map(lambda _: search(table.view, own, asked, 10, None), range(16)))
+        answers = list(workers.map(lambda _: found_in(table, own, asked, 10), range(16)))
     assert all([pairs(hits) for hits in answer] == alone for answer in answers)

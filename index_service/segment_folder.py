@@ -1,0 +1,170 @@
+"""The segments of one shard on disk, and the manifest that says which of them count.
+
+Owns making them durable: a segment is written aside, synced and renamed before the manifest names it, with the digest
+of each of its files. What the manifest does not name is a leftover; what is not as it says is damaged and put aside.
+All of it can be rebuilt from the record store.
+
+    SHARD/manifest.json                   the segments that count
+    SHARD/segments/NAME/                  the files of one
+    SHARD/segments/.writing-*             half written; removed when the shard is opened
+    SHARD/quarantine/NAME/                damaged; kept for whoever wants to know why
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from index_service.recipes import Recipe
+from index_service.segment import Rows, Segment, write_segment
+from index_service.vector_space import VectorSpace
+
+_FORMAT = 1
+_HASH_THREADS = 4
+
+_logger = logging.getLogger("eyebright.segments")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What the manifest says of a segment."""
+
+    name: str
+    files: dict[str, dict[str, Any]]
+    """By name of the file, its bytes and sha256."""
+
+
+class SegmentFolder:
+    """The segments of one shard. One thread at a time changes them."""
+
+    def __init__(self, folder: Path, space: VectorSpace) -> None:
+        self._folder = folder
+        self._segments = folder / "segments"
+        self._manifest = folder / "manifest.json"
+        self._space = space
+        self._entries: dict[str, _Entry] = {}
+
+    def load(self, applied_sequence: int) -> list[Segment]:
+        """Open the segments that the manifest names and that are as it says; put others aside and clear leftovers.
+
+        Segments newer than the record store (``applied_sequence``), which then was put back from an older copy, don't
+        count.
+        """
+        self._segments.mkdir(exist_ok=True)
+        entries = self._read_manifest(applied_sequence)
+        with ThreadPoolExecutor(_HASH_THREADS) as threads:
+            opened = list(threads.map(self._open, entries))
+        self._entries = {entry.name: entry for entry, segment in zip(entries, opened, strict=True) if segment}
+        for leftover in self._segments.iterdir():
+            if leftover.name not in self._entries:
+                shutil.rmtree(leftover)
+        return [segment for segment in opened if segment is not None]
+
+    def write(self, rows: Rows, recipe: Recipe, stop: Event) -> Segment:
+        """Make a segment, durably. It counts once it is published.
+
+        Raises OSError, RuntimeError, or Interrupted once ``stop`` is set, and leaves nothing then.
+        """
+        name = uuid.uuid4().hex
+        aside = self._segments / f".writing-{name}"
+        aside.mkdir()
+        try:
+            write_segment(aside, rows, self._space, recipe, stop)
+            files = {path.name: _seal_file(path) for path in sorted(aside.iterdir())}
+            sync_folder(aside)
+            aside.rename(self._segments / name)
+            sync_folder(self._segments)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        self._entries[name] = _Entry(name, files)
+        return Segment(name, self._segments / name, self._space)
+
+    def publish(self, segments: Sequence[Segment], applied_sequence: int) -> None:
+        """Let these segments count and no others, and remove those. Raises OSError, and then nothing has changed."""
+        names = [segment.name for segment in segments]
+        described = {
+            "format": _FORMAT,
+            "applied_sequence": applied_sequence,
+            "segments": [{"name": name, "files": self._entries[name].files} for name in names],
+        }
+        aside = self._manifest.with_suffix(".writing")
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(described, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self._manifest)
+        sync_folder(self._folder)
+        for name in set(self._entries) - set(names):
+            self.discard(name)
+
+    def discard(self, name: str) -> None:
+        """Remove the files of a segment that does not count. Searches that still read it go on: they hold it mapped."""
+        del self._entries[name]
+        shutil.rmtree(self._segments / name, ignore_errors=True)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all segments' files."""
+        return sum(file["bytes"] for entry in list(self._entries.values()) for file in entry.files.values())
+
+    def _read_manifest(self, applied_sequence: int) -> list[_Entry]:
+        try:
+            described = json.loads(self._manifest.read_text("utf-8"))
+            if described["format"] != _FORMAT:
+                raise ValueError(f"expected format {_FORMAT}, not {described['format']}")
+            if described["applied_sequence"] > applied_sequence:
+                newest = described["applied_sequence"]
+                raise ValueError(f"expected at most {applied_sequence} writes, the record store's, not {newest}")
+            return [_Entry(str(entry["name"]), dict(entry["files"])) for entry in described["segments"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _logger.warning("manifest not used", extra={"path": str(self._manifest), "reason": str(error)})
+            return []
+
+    def _open(self, entry: _Entry) -> Segment | None:
+        folder = self._segments / entry.name
+        try:
+            for name, expected in entry.files.items():
+                found = _describe(folder / name)
+                if found != expected:
+                    raise ValueError(f"{name}: expected {expected}, not {found}")
+            return Segment(entry.name, folder, self._space)
+        except (OSError, ValueError, RuntimeError) as error:
+            _logger.error("segment damaged", extra={"path": str(folder), "reason": str(error)})
+            quarantine = self._folder / "quarantine"
+            quarantine.mkdir(exist_ok=True)
+            if folder.exists():
+                folder.rename(quarantine / f"{entry.name}-{uuid.uuid4().hex[:8]}")
+            return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _seal_file(path: Path) -> dict[str, Any]:
+    """Sync a file and describe it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    return _describe(path)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}

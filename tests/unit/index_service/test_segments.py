@@ -1,0 +1,255 @@
+"""Segments: sealing, merging, reopening and damage change no answer; codes keep nearly all of it."""
+
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from index_service import compaction
+from index_service.metrics import IndexMetrics
+from index_service.recipes import Recipe, code_count
+from index_service.records import Delete, Record, Upsert
+from index_service.segment import Interrupted, Rows
+from index_service.segment_folder import SegmentFolder
+from index_service.shard import STORE_FILE, Shard
+from index_service.shard_search import Wanted, search
+from index_service.vector_space import Metric, VectorSpace
+
+DIMENSION = 24
+SEAL_ROWS = 500
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes at hundreds of rows, not tens of thousands."""
+    monkeypatch.setattr(compaction, "CODES_FROM_ROWS", 1_500)
+
+
+def space(metric: Metric = Metric.COSINE) -> VectorSpace:
+    return VectorSpace(DIMENSION, "ab" * 32, metric)
+
+
+def opened(folder: Path, own: VectorSpace) -> Shard:
+    return Shard(folder, "shard 0 of collection 'pets'", own, IndexMetrics(CollectorRegistry()), SEAL_ROWS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Shard.create(tmp_path, DIMENSION)
+    return tmp_path
+
+
+def random_vectors(random: np.random.Generator, own: VectorSpace, count: int) -> np.ndarray:
+    prepared, _ = own.prepare(random.standard_normal((count, DIMENSION)).astype(np.float32))
+    return prepared.astype(np.float16)
+
+
+def check(one: Shard, own: VectorSpace, model: dict[str, np.ndarray], random: np.random.Generator) -> None:
+    """Exact answers are those of comparing all that the model holds."""
+    assert len(one) == len(model) == one.stats().record_count
+    ids = np.array(sorted(model), dtype=object)
+    stored = np.stack([model[name] for name in ids]).astype(np.float32)
+    queries = random_vectors(random, own, 3).astype(np.float32)
+    for limit in (1, 10, len(model) + 5):
+        found = search(one.view, own, queries, Wanted(limit))
+        assert found.recipe is Recipe.EXACT
+        for query, hits in zip(queries, found.hits, strict=True):
+            scores = own.scores(query[None, :], stored)
+            order = np.argsort(-scores, kind="stable")[:limit]
+            assert hits.ids.tolist() == ids[order].tolist()
+            assert hits.scores.tolist() == scores[order].tolist()
+            assert (one.view.vectors_at(hits.addresses) == stored[order]).all()
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+def test_whatever_is_written_sealed_merged_and_reopened_answers_stay_exact(folder: Path, metric: Metric) -> None:
+    random, own, model = np.random.default_rng(11), space(metric), dict[str, np.ndarray]()
+    one = opened(folder, own)
+    most_segments = 0
+    for step in range(60):
+        ids = [f"id{number}" for number in random.choice(4_000, size=random.integers(1, 400), replace=False)]
+        if random.random() < 0.75:
+            vectors = random_vectors(random, own, len(ids))
+            one.write([Upsert([Record(name) for name in ids], vectors)])
+            model |= dict(zip(ids, vectors, strict=True))
+        else:
+            one.write([Delete(ids)])
+            model = {name: vector for name, vector in model.items() if name not in set(ids)}
+        if random.random() < 0.7:
+            one.compact(idle=bool(random.random() < 0.15))
+        most_segments = max(most_segments, one.stats().segment_count)
+        if step % 6 == 5:
+            check(one, own, model, random)
+        if step % 20 == 19:
+            one.close()
+            one = opened(folder, own)
+            check(one, own, model, random)
+    assert most_segments >= 3
+    while one.compact(idle=True):
+        pass
+    assert one.stats().segment_count == 1
+    check(one, own, model, random)
+    one.close()
+
+
+def test_writes_during_a_seal_and_a_merge_are_not_lost(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random, own, model = np.random.default_rng(12), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+
+        def write(ids: list[str]) -> None:
+            vectors = random_vectors(random, own, len(ids))
+            one.write([Upsert([Record(name) for name in ids], vectors)])
+            model.update(zip(ids, vectors, strict=True))
+
+        write_segment = SegmentFolder.write
+        during: list[list[str]] = []
+
+        def write_and_be_disturbed(self: SegmentFolder, rows: Rows, recipe: Recipe, stop: Event) -> object:
+            written = write_segment(self, rows, recipe, stop)
+            ids = during.pop()
+            write(ids[::2])
+            one.write([Delete(ids[1::2])])
+            for name in ids[1::2]:
+                model.pop(name, None)
+            return written
+
+        for part in range(3):
+            write([f"{part}-{number}" for number in range(1_100)])
+            while sum(block.rows for block in one._memtable.full_blocks()) < SEAL_ROWS:
+                write([f"{part}-more-{len(model) + number}" for number in range(100)])
+            with monkeypatch.context() as patched:
+                patched.setattr(SegmentFolder, "write", write_and_be_disturbed)
+                during.append([f"{part}-{number}" for number in range(0, 1_100, 7)])
+                assert one.compact(idle=False)
+            check(one, own, model, random)
+        assert one.stats().segment_count == 3
+        with monkeypatch.context() as patched:
+            patched.setattr(SegmentFolder, "write", write_and_be_disturbed)
+            during.append([f"{part}-{number}" for part in range(3) for number in range(5, 1_100, 9)])
+            assert one.compact(idle=True)
+        assert one.stats().segment_count == 1
+        check(one, own, model, random)
+
+
+def test_codes_propose_nearly_all_of_the_exact_answer_and_say_so(folder: Path) -> None:
+    random, own = np.random.default_rng(13), space()
+    with closing(opened(folder, own)) as one:
+        ids = [f"{number}" for number in range(8_000)]
+        one.write([Upsert([Record(name) for name in ids], random_vectors(random, own, 8_000))])
+        while one.compact(idle=True):
+            pass
+        one.write([Delete(ids[::10])])
+        [segment] = one.view.segments
+        assert segment.segment.recipe is Recipe.FASTSCAN
+        queries = random_vectors(random, own, 50).astype(np.float32)
+        exact = search(one.view, own, queries, Wanted(10))
+        proposed = search(one.view, own, queries, Wanted(10, candidates_per_row=0.05))
+        assert (exact.recipe, proposed.recipe) == (Recipe.EXACT, Recipe.FASTSCAN)
+        assert all(len(hits.ids) == 10 for hits in proposed.hits)
+        pairs = list(zip(exact.hits, proposed.hits, strict=True))
+        shared = [len(set(right.ids.tolist()) & set(found.ids.tolist())) for right, found in pairs]
+        assert sum(shared) / 500 > 0.9
+        scores = {name: score for hits in exact.hits[:1] for name, score in zip(hits.ids, hits.scores, strict=True)}
+        known = [
+            (scores[name], score)
+            for name, score in zip(proposed.hits[0].ids, proposed.hits[0].scores, strict=True)
+            if name in scores
+        ]
+        assert all(right == score for right, score in known)
+        large = search(one.view, own, queries, Wanted(1_000, candidates_per_row=0.05))
+        assert large.recipe is Recipe.EXACT
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "manifest gone"])
+def test_damaged_files_are_put_aside_and_answers_stay_exact(folder: Path, damage: str) -> None:
+    random, own, model = np.random.default_rng(14), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+        for part in range(2):
+            ids = [f"{part}-{number}" for number in range(900)]
+            vectors = random_vectors(random, own, 900)
+            one.write([Upsert([Record(name) for name in ids], vectors)])
+            model |= dict(zip(ids, vectors, strict=True))
+            assert one.compact(idle=False)
+    segments = sorted((folder / "segments").iterdir())
+    assert len(segments) == 2
+    for path in sorted(segments[0].iterdir()):
+        whole = path.read_bytes()
+        match damage:
+            case "flip":
+                spoiled = bytearray(whole)
+                spoiled[len(whole) // 2] ^= 4
+                path.write_bytes(spoiled)
+            case "truncate":
+                path.write_bytes(whole[:-3])
+            case "remove":
+                path.unlink()
+        if damage.startswith("manifest"):
+            manifest = folder / "manifest.json"
+            manifest.unlink() if "gone" in damage else manifest.write_bytes(manifest.read_bytes()[:-30])
+        with closing(opened(folder, own)) as one:
+            check(one, own, model, random)
+            assert one.stats().segment_count == (0 if "manifest" in damage else 1)
+        if "manifest" in damage:
+            break
+        [aside] = (folder / "quarantine").iterdir()
+        aside.rename(segments[0])
+        path.write_bytes(whole)
+        manifest = folder / "manifest.json"
+        with closing(opened(folder, own)) as one:
+            assert one.stats().segment_count == 2, "the manifest still names it"
+
+
+def test_what_a_crash_left_half_written_is_cleared(folder: Path) -> None:
+    own = space()
+    opened(folder, own).close()
+    (folder / "segments" / ".writing-1").mkdir()
+    (folder / "segments" / ".writing-1" / "vectors.faiss").write_bytes(b"half")
+    (folder / "segments" / "never-published").mkdir()
+    opened(folder, own).close()
+    assert list((folder / "segments").iterdir()) == []
+
+
+def test_segments_newer_than_the_records_do_not_count(folder: Path) -> None:
+    random, own = np.random.default_rng(15), space()
+    with closing(opened(folder, own)) as one:
+        one.write([Upsert([Record(f"{number}") for number in range(900)], random_vectors(random, own, 900))])
+        assert one.compact(idle=False)
+    for path in folder.glob(f"{STORE_FILE}*"):
+        path.unlink()
+    Shard.create(folder, DIMENSION)
+    with closing(opened(folder, own)) as one:
+        assert len(one) == 0
+        assert one.stats().segment_count == 0
+
+
+def test_closing_cuts_compaction_short(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = space()
+    one = opened(folder, own)
+    one.write([Upsert([Record(f"{n}") for n in range(900)], random_vectors(np.random.default_rng(16), own, 900))])
+    write_segment = SegmentFolder.write
+    interrupted: list[bool] = []
+
+    def write_while_closing(self: SegmentFolder, rows: Rows, recipe: Recipe, stop: Event) -> object:
+        one._closing.set()
+        try:
+            return write_segment(self, rows, recipe, stop)
+        except Interrupted:
+            interrupted.append(True)
+            raise
+
+    monkeypatch.setattr(SegmentFolder, "write", write_while_closing)
+    assert not one.compact(idle=False)
+    assert interrupted
+    one.close()
+    assert list((folder / "segments").iterdir()) == []
+    assert not one.compact(idle=True)
+
+
+@pytest.mark.parametrize("dimension", [1, 3, 17, 24, 192, 250, 768, 1152])
+def test_codes_divide_every_dimension(dimension: int) -> None:
+    count = code_count(dimension)
+    assert dimension % count == 0
+    assert dimension / count >= min(dimension, 4)
