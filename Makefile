@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults check serve protos demo-checkpoint
+.PHONY: help setup demo test test-faiss-side test-torch-side test-faults check serve protos demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,9 +30,15 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(she
 demo: setup ## Index the bundled gallery, search it by caption and picture, write a contact sheet.
 	$(BIN)/eyebright demo
 
+# Two processes side by side: torch and FAISS bring an OpenMP runtime each, and don't share one.
 test: setup ## Run every test in its short form.
-	$(BIN)/python -m pytest -q tests --ignore-glob='*/embedder_service/*'
-	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service
+	@$(MAKE) --jobs=2 --output-sync=target --no-print-directory --keep-going test-faiss-side test-torch-side
+
+test-faiss-side:
+	$(BIN)/python -m pytest -q tests/contract tests/faults tests/unit tests/integration --ignore-glob='*/embedder_service'
+
+test-torch-side:
+	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/recall tests/e2e
 
 test-faults: setup ## Run the fault tests in their long form.
 	$(BIN)/python -m pytest -q tests/faults -m long -s
