@@ -19,6 +19,7 @@ CODES_FROM_ROWS = 50_000
 
 _MERGE_COUNT = 4
 _DEAD_SHARE = 0.2
+_IDLE_SHARE = 0.05
 _IDLE_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
 _LOWEST_PRIORITY = 19
@@ -35,14 +36,15 @@ def segments_to_merge(segments: Sequence[SegmentView], *, idle: bool) -> list[Se
     """The segments that one should take the place of; none when they are well as they are.
 
     While writes come, those of like size, so that a row is rewritten about once for each fourfold growth; when the
-    shard is idle, all of them, so that a search has one to look into.
+    shard is idle, all of them, so that a search has one to look into, unless what is beside the largest is little.
     """
     if not segments:
         return []
     dead = [view for view in segments if view.dead_count > _DEAD_SHARE * view.rows]
-    if idle:
-        return list(segments) if len(segments) > 1 or dead else []
     by_size = sorted(segments, key=lambda view: view.live_count)
+    if idle:
+        small = sum(view.live_count for view in by_size[:-1])
+        return list(segments) if dead or small > _IDLE_SHARE * by_size[-1].live_count else []
     taken = [by_size[0]]
     for view in by_size[1:]:
         if view.live_count > 2 * sum(other.live_count for other in taken):

@@ -86,6 +86,13 @@ class _Block:
     def room(self) -> int:
         return len(self.ids) - self.rows
 
+    def close(self) -> None:
+        """Take no more rows; the room left is given back once nobody reads the block's old arrays."""
+        self.vectors = self.vectors[: self.rows].copy()
+        self.numbers = self.numbers[: self.rows].copy()
+        self.ids = self.ids[: self.rows].copy()
+        self.dead = None if self.dead is None else self.dead[: self.rows]
+
     def append(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
         end = self.rows + len(ids)
         stored = self.vectors[self.rows : end]
@@ -184,6 +191,11 @@ class Memtable:
             live = slice(None) if block.dead is None else ~block.dead
             fresh.upsert(block.numbers[live], block.ids[live].tolist(), block.vectors[live])
         return fresh
+
+    def close_last_block(self) -> None:
+        """Let the newest block count as full. Only the thread that writes may call it."""
+        if self._blocks and self._blocks[-1].room:
+            self._blocks[-1].close()
 
     def full_blocks(self) -> tuple[BlockView, ...]:
         """The oldest blocks, those that get no more rows: what can be sealed."""

@@ -39,6 +39,9 @@ STORE_FILE = "records.sqlite"
 SEAL_ROWS = 32_768
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
 
+IDLE_SEAL_ROWS = 4096
+"""The same for a shard that nobody writes to for a while: its searches then read one segment and no memory."""
+
 _REBUILD_ROWS = 4096
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
 
@@ -186,7 +189,12 @@ class Shard:
 
     def _compact(self, *, idle: bool) -> bool:
         memtable = self._memtable
-        if sum(block.rows for block in memtable.full_blocks()) >= self._seal_rows:
+        least = self._seal_rows
+        if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
+            with self._writer_lock:
+                memtable.close_last_block()
+            least = min(least, IDLE_SEAL_ROWS)
+        if sum(block.rows for block in memtable.full_blocks()) >= least:
             self._seal(memtable)
             return True
         if merging := segments_to_merge(self._segments, idle=idle):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from index_service import compaction
+from index_service import compaction, shard
 from index_service.metrics import IndexMetrics
 from index_service.recipes import Recipe, code_count
 from index_service.records import Delete, Record, Upsert
@@ -161,6 +161,37 @@ def test_codes_propose_nearly_all_of_the_exact_answer_and_say_so(folder: Path) -
         assert all(right == score for right, score in known)
         large = search(one.view, own, queries, Wanted(1_000, candidates_per_row=0.05))
         assert large.recipe is Recipe.EXACT
+
+
+def test_an_idle_shard_leaves_little_in_memory_and_does_not_rewrite_much_for_little(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard, "IDLE_SEAL_ROWS", 40)
+    random, own, model = np.random.default_rng(17), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+
+        def write(first: int, count: int) -> None:
+            ids = [f"{number}" for number in range(first, first + count)]
+            vectors = random_vectors(random, own, count)
+            one.write([Upsert([Record(name) for name in ids], vectors)])
+            model.update(zip(ids, vectors, strict=True))
+
+        write(0, 2_000)
+        while one.compact(idle=True):
+            pass
+        assert (one.stats().segment_count, one.stats().memtable_rows) == (1, 0)
+        write(5_000, 39)
+        assert not one.compact(idle=True)
+        write(6_000, 50)
+        while one.compact(idle=True):
+            pass
+        assert (one.stats().segment_count, one.stats().memtable_rows) == (2, 0), "89 rows are not worth rewriting 2,000"
+        write(7_000, 60)
+        write(0, 10)
+        while one.compact(idle=True):
+            pass
+        assert one.stats().segment_count == 1
+        check(one, own, model, random)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "manifest gone"])
