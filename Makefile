@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faiss-side test-torch-side test-faults check serve protos demo-checkpoint
+.PHONY: help setup demo test test-faiss-side test-torch-side test-faults bench check serve protos demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,7 @@ TRAINING := embedder_service/demo_checkpoint/training
 TORCH_PIP_OPTIONS ?=
 ART ?= $(HOME)/.cache/eyebright/art
 RUN ?= $(HOME)/.cache/eyebright/training-run
+BENCH ?= $(HOME)/.cache/eyebright/benchmarks
 
 help: ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -42,6 +43,9 @@ test-torch-side:
 
 test-faults: setup ## Run the fault tests in their long form.
 	$(BIN)/python -m pytest -q tests/faults -m long -s
+
+bench: setup ## Measure the index engine at a million vectors (10 minutes, 10 GB); write docs/results/engine.md.
+	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
 
 check: setup ## Format, lint, types, contract.
 	$(BIN)/ruff format --check .

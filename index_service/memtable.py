@@ -221,7 +221,8 @@ class Memtable:
         return set(rows_by_block)
 
     def _next_capacity(self) -> int:
-        return min(max(_FIRST_BLOCK_ROWS, self.view.rows), _LARGEST_BLOCK_ROWS)
+        held = sum(block.rows for block in self._blocks)
+        return min(max(_FIRST_BLOCK_ROWS, held), _LARGEST_BLOCK_ROWS)
 
     def _publish(self, touched: set[int]) -> None:
         """One assignment makes a write visible; views taken before keep what they show."""

@@ -64,6 +64,18 @@ def test_ids_keep_every_character() -> None:
     assert table.view.blocks[0].ids.tolist() == ids
 
 
+def test_blocks_grow_with_what_is_held_however_it_comes() -> None:
+    at_once, piecemeal = Memtable(1), Memtable(1)
+    ids = [f"{number:05d}" for number in range(40_000)]
+    at_once.upsert(np.arange(40_000), ids, np.zeros((40_000, 1)))
+    for begin in range(0, 40_000, 500):
+        piece = ids[begin : begin + 500]
+        piecemeal.upsert(np.arange(begin, begin + 500), piece, np.zeros((500, 1)))
+    for table in (at_once, piecemeal):
+        assert len(table.view.blocks) <= 10
+        assert max(block.rows for block in table.view.blocks) == 1 << 14
+
+
 def test_the_oldest_blocks_can_be_taken_away() -> None:
     table = Memtable(1)
     ids = [f"{number:05d}" for number in range(3_000)]
