@@ -198,7 +198,7 @@ class Memtable:
             self._blocks[-1].close()
 
     def full_blocks(self) -> tuple[BlockView, ...]:
-        """The oldest blocks, those that get no more rows: what can be sealed."""
+        """The oldest blocks, those that get no more rows: what can be sealed. Not to be called while one writes."""
         return self.view.blocks[: sum(not block.room for block in self._blocks)]
 
     def without_oldest(self, count: int) -> "Memtable":

@@ -140,16 +140,15 @@ class Segment:
 
         ``live`` is a bitmap (rows / 8,) uint8, lowest bit first. A place that no row fills has score -inf and row 0.
         """
-        found = self._exact.search(queries, count, params=_exact_parameters(live, self.rows))
-        return self._as_scores(*found)
+        parameters = None if live is None else faiss.SearchParameters(sel=_selector(live))
+        return self._as_scores(*self._exact.search(queries, count, params=parameters))
 
     def propose(
         self, queries: np.ndarray, count: int, candidates: int, live: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The ``count`` best of about ``candidates`` rows with the nearest codes; form as ``scan``."""
-        selector = _selector(live, self.rows)
         parameters = faiss.IndexRefineSearchParameters(
-            k_factor=candidates / count, base_index_params=faiss.SearchParametersIVF(nprobe=1, sel=selector)
+            k_factor=candidates / count, base_index_params=faiss.SearchParametersIVF(nprobe=1, sel=_selector(live))
         )
         return self._as_scores(*self._refined.search(queries, count, params=parameters))
 
@@ -240,9 +239,5 @@ def _map(path: Path) -> Any:  # noqa: ANN401 - FAISS has no types
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
-def _selector(live: np.ndarray | None, rows: int) -> Any:  # noqa: ANN401
-    return None if live is None else faiss.IDSelectorBitmap(rows, faiss.swig_ptr(live))
-
-
-def _exact_parameters(live: np.ndarray | None, rows: int) -> Any:  # noqa: ANN401
-    return None if live is None else faiss.SearchParameters(sel=_selector(live, rows))
+def _selector(live: np.ndarray | None) -> Any:  # noqa: ANN401
+    return None if live is None else faiss.IDSelectorBitmap(live.size, faiss.swig_ptr(live))

@@ -16,7 +16,7 @@ from threading import Event, Lock
 import numpy as np
 
 from index_service.compaction import recipe_for, segments_to_merge
-from index_service.memtable import Memtable
+from index_service.memtable import BlockView, Memtable
 from index_service.metrics import IndexMetrics
 from index_service.record_store import (
     Effect,
@@ -164,7 +164,7 @@ class Shard:
             record_count=view.live_count,
             tombstone_count=view.rows - view.live_count,
             disk_bytes=self._store.disk_bytes + self._folder.disk_bytes,
-            vector_bytes=view.memtable.rows * self._space.dimension * np.dtype(np.float32).itemsize,
+            vector_bytes=self._memtable.vector_bytes,
             applied_sequence=self._sequence,
             segment_count=len(view.segments),
             memtable_rows=view.memtable.rows,
@@ -188,14 +188,15 @@ class Shard:
                 return False
 
     def _compact(self, *, idle: bool) -> bool:
-        memtable = self._memtable
         least = self._seal_rows
-        if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
-            with self._writer_lock:
+        with self._writer_lock:  # in the middle of a write a block may be full before all its rows are shown
+            memtable = self._memtable
+            if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
                 memtable.close_last_block()
-            least = min(least, IDLE_SEAL_ROWS)
-        if sum(block.rows for block in memtable.full_blocks()) >= least:
-            self._seal(memtable)
+                least = min(least, IDLE_SEAL_ROWS)
+            blocks = memtable.full_blocks()
+        if sum(block.rows for block in blocks) >= least:
+            self._seal(memtable, blocks)
             return True
         if merging := segments_to_merge(self._segments, idle=idle):
             self._merge(merging)
@@ -253,10 +254,9 @@ class Shard:
         """One assignment makes all that a commit did visible at once."""
         self.view = ShardView(self._memtable.view, self._segments)
 
-    def _seal(self, memtable: Memtable) -> None:
+    def _seal(self, memtable: Memtable, blocks: Sequence[BlockView]) -> None:
         """Put the oldest blocks of the memtable into a segment."""
         with self._metrics.stage("seal"):
-            blocks = memtable.full_blocks()
             live = [slice(None) if block.dead is None else ~block.dead for block in blocks]
             rows = Rows(
                 np.concatenate([block.numbers[kept] for block, kept in zip(blocks, live, strict=True)]),

@@ -1,5 +1,6 @@
 """Segments: sealing, merging, reopening and damage change no answer; codes keep nearly all of it."""
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from threading import Event
@@ -9,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from index_service import compaction, shard
+from index_service.memtable import Memtable
 from index_service.metrics import IndexMetrics
 from index_service.recipes import Recipe, code_count
 from index_service.records import Delete, Record, Upsert
@@ -130,6 +132,35 @@ def test_writes_during_a_seal_and_a_merge_are_not_lost(folder: Path, monkeypatch
             patched.setattr(SegmentFolder, "write", write_and_be_disturbed)
             during.append([f"{part}-{number}" for part in range(3) for number in range(5, 1_100, 9)])
             assert one.compact(idle=True)
+        assert one.stats().segment_count == 1
+        check(one, own, model, random)
+
+
+def test_a_seal_in_the_middle_of_a_write_takes_no_row_that_is_not_shown_yet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, own, model = np.random.default_rng(18), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one, ThreadPoolExecutor(1) as compaction_thread:
+
+        def write(first: int, count: int) -> None:
+            ids = [f"{number}" for number in range(first, first + count)]
+            vectors = random_vectors(random, own, count)
+            one.write([Upsert([Record(name) for name in ids], vectors)])
+            model.update(zip(ids, vectors, strict=True))
+
+        write(0, 700)  # the newest block is left with room
+        publish = Memtable._publish
+        started: list[Future[bool]] = []
+
+        def publish_while_compacting(self: Memtable, touched: set[int]) -> None:
+            started.append(compaction_thread.submit(one.compact, idle=False))
+            wait(started, timeout=0.5)  # it must not need what is under way, and ends after it
+            publish(self, touched)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Memtable, "_publish", publish_while_compacting)
+            write(700, 600)
+        wait(started)
         assert one.stats().segment_count == 1
         check(one, own, model, random)
 
