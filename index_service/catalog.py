@@ -21,15 +21,18 @@ import shutil
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
 from index_service.collection import Collection, CollectionSpec
+from index_service.compaction import DEFAULT_POLICY, Policy
+from index_service.index_config import UNCONFIGURED, IndexConfig, read_config, write_config
 from index_service.metrics import IndexMetrics
 from index_service.record_store import StoreError, StoreFull
 from index_service.segment_folder import sync_folder
-from index_service.shard import SEAL_ROWS, Shard
+from index_service.shard import Shard
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
@@ -49,12 +52,15 @@ class DataFolderError(Exception):
 class Catalog:
     """The collections of one data folder. Any thread may call it."""
 
-    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics, seal_rows: int = SEAL_ROWS) -> None:
-        """Lock the folder, clear what a crash left, and open every collection. Raises DataFolderError."""
+    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics, policy: Policy = DEFAULT_POLICY) -> None:
+        """Lock the folder, clear what a crash left, and open every collection. Raises DataFolderError.
+
+        ``policy`` holds for every collection, but for how its segments are built.
+        """
         self._folder = folder / "collections"
         self._workers = workers
         self._metrics = metrics
-        self._seal_rows = seal_rows
+        self._policy = policy
         self._changing = Lock()
         self._collections: dict[str, Collection] = {}
         _raise_open_file_limit()
@@ -97,14 +103,14 @@ class Catalog:
         """All collections, in the order of their names."""
         return [collection for _, collection in sorted(self._collections.items())]
 
-    def create(self, name: str, space: VectorSpace, shard_count: int) -> Collection:
+    def create(self, name: str, space: VectorSpace, shard_count: int, config: IndexConfig = UNCONFIGURED) -> Collection:
         """Make an empty collection, durably. Raises AlreadyExists, ResourceExhausted (disk full) or Unavailable."""
         with self._changing:
             self.refuse_existing(name)
             spec = CollectionSpec(name, space, shard_count, time.time_ns())
             made = self._folder / f".creating-{name}-{uuid.uuid4().hex}"
             try:
-                _write_collection(made, spec)
+                _write_collection(made, spec, config)
                 made = made.rename(self._folder / name)
                 sync_folder(self._folder)
                 collection = self._open(spec)
@@ -152,11 +158,13 @@ class Catalog:
 
     def _open(self, spec: CollectionSpec) -> Collection:
         """Open all shards side by side; each loads its vectors. Raises StoreError."""
+        folder = self._folder / spec.name
+        config = read_config(folder)
+        policy = replace(self._policy, build=config.build_in_force)
 
         def open_shard(number: int) -> Shard:
-            folder = _shard_folder(self._folder / spec.name, number)
             name = f"shard {number} of collection {spec.name!r}"
-            return Shard(folder, name, spec.space, self._metrics, self._seal_rows)
+            return Shard(_shard_folder(folder, number), name, spec.space, self._metrics, policy)
 
         with ThreadPoolExecutor(min(spec.shard_count, 8)) as openers:
             futures = [openers.submit(open_shard, number) for number in range(spec.shard_count)]
@@ -166,7 +174,8 @@ class Catalog:
                 if future.exception() is None:
                     future.result().close()
             raise failed[0]
-        return Collection(spec, [future.result() for future in futures], self._workers, self._metrics)
+        shards = [future.result() for future in futures]
+        return Collection(spec, shards, config, folder, self._workers, self._metrics)
 
     def _record_count(self) -> int:
         return sum(len(collection) for collection in self._collections.values())
@@ -191,7 +200,7 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def _write_collection(folder: Path, spec: CollectionSpec) -> None:
+def _write_collection(folder: Path, spec: CollectionSpec, config: IndexConfig) -> None:
     """Write a whole new collection to a folder, and everything of it to disk."""
     folder.mkdir()
     for number in range(spec.shard_count):
@@ -203,6 +212,7 @@ def _write_collection(folder: Path, spec: CollectionSpec) -> None:
         json.dump(_describe(spec), file, indent=2)
         file.flush()
         os.fsync(file.fileno())
+    write_config(folder, config)
     sync_folder(folder)
 
 

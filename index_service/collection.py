@@ -3,22 +3,26 @@
 Owns the routing, and the fan-out of writes and reads. Knows no protobuf and no file but through its shards.
 """
 
+import errno
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
+from index_service.index_config import IndexConfig, write_config
 from index_service.metrics import IndexMetrics
 from index_service.records import Delete, Fault, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.search import Queries, SearchAnswer, SearchOptions, search_shards
 from index_service.shard import Shard, ShardStats
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
-from service_runtime.errors import InvalidArgument, NotFound, ServiceError
+from service_runtime.errors import InvalidArgument, NotFound, ResourceExhausted, ServiceError, Unavailable
 
 _READ_PIECE = 64
 
@@ -58,9 +62,21 @@ def shard_number(record_id: str, shard_count: int) -> int:
 class Collection:
     """An open collection. Any thread may call it."""
 
-    def __init__(self, spec: CollectionSpec, shards: Sequence[Shard], workers: Workers, metrics: IndexMetrics) -> None:
+    def __init__(
+        self,
+        spec: CollectionSpec,
+        shards: Sequence[Shard],
+        config: IndexConfig,
+        folder: Path,
+        workers: Workers,
+        metrics: IndexMetrics,
+    ) -> None:
+        """``folder`` is where ``config`` is kept."""
         self.spec = spec
         self.shards = shards
+        self.config = config
+        self._folder = folder
+        self._configuring = Lock()
         self._workers = workers
         self._metrics = metrics
 
@@ -71,6 +87,23 @@ class Collection:
         """Close all shards; calls from now on raise NotFound."""
         for shard in self.shards:
             shard.close()
+
+    def configure(self, change: Callable[[IndexConfig], IndexConfig]) -> None:
+        """Change how the collection is indexed, durably; its segments follow in the background.
+
+        Raises ResourceExhausted (disk full) or Unavailable, and nothing has changed then.
+        """
+        with self._configuring:
+            changed = change(self.config)
+            try:
+                write_config(self._folder, changed)
+            except OSError as error:
+                message = f"the index of collection {self.spec.name!r} can't be changed: {error}"
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                raise (ResourceExhausted(message) if full else Unavailable(message)) from error
+            self.config = changed
+            for shard in self.shards:
+                shard.policy = replace(shard.policy, build=changed.build_in_force)
 
     def upsert(self, batches: Sequence[UpsertBatch]) -> list[list[Fault]]:
         """Write batches in order; all their writes to one shard share a commit. Returns the fault of each record.
@@ -193,7 +226,9 @@ class Collection:
         def read_records(ids: Sequence[str]) -> list[StoredRecord | None]:
             return self.read(ids, with_vectors=False)
 
-        return search_shards(self.shards, self.spec.space, queries, options, read_records, self._workers, self._metrics)
+        return search_shards(
+            self.shards, self.spec.space, self.config, queries, options, read_records, self._workers, self._metrics
+        )
 
     def _route(self, ids: dict[int, str]) -> list[tuple[int, list[int]]]:
         """The shards that ids lie in, by number, each with the rows of its ids."""

@@ -9,13 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from index_service.recipes import Recipe
+from index_service.index_config import INDEX_FROM_ROWS
+from index_service.recipes import EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView, prepare_worker
 
-CODES_FROM_ROWS = 50_000
-"""Rows from which a segment gets codes: below, a scan of its vectors is as quick."""
+SEAL_ROWS = 32_768
+"""Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
+
+IDLE_SEAL_ROWS = 4096
+"""The same for a shard that nobody writes to for a while: its searches then read one segment and no memory."""
 
 _MERGE_COUNT = 4
 _DEAD_SHARE = 0.2
@@ -27,30 +32,51 @@ _LOWEST_PRIORITY = 19
 _logger = logging.getLogger("eyebright.compaction")
 
 
-def recipe_for(rows: int) -> Recipe:
-    """How a segment of so many rows is searched."""
-    return Recipe.FASTSCAN if rows >= CODES_FROM_ROWS else Recipe.EXACT
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When memory is put into segments, and how those are built."""
+
+    build: Build = FASTSCAN
+    """For segments large enough for an index."""
+    index_from_rows: int = INDEX_FROM_ROWS
+    seal_rows: int = SEAL_ROWS
+    """Rows of a shard that are kept in memory before they are put into a segment."""
+
+    def for_rows(self, rows: int) -> Build:
+        """How a segment of so many rows is built."""
+        return self.build if rows >= self.index_from_rows else EXACT
 
 
-def segments_to_merge(segments: Sequence[SegmentView], *, idle: bool) -> list[SegmentView]:
+DEFAULT_POLICY = Policy()
+
+
+def segments_to_merge(segments: Sequence[SegmentView], policy: Policy, *, idle: bool) -> list[SegmentView]:
     """The segments that one should take the place of; none when they are well as they are.
 
     While writes come, those of like size, so that a row is rewritten about once for each fourfold growth; when the
     shard is idle, all of them, so that a search has one to look into, unless what is beside the largest is little.
+    One that is built otherwise than the policy says is rebuilt by itself.
     """
     if not segments:
         return []
     dead = [view for view in segments if view.dead_count > _DEAD_SHARE * view.rows]
     by_size = sorted(segments, key=lambda view: view.live_count)
-    if idle:
-        small = sum(view.live_count for view in by_size[:-1])
-        return list(segments) if dead or small > _IDLE_SHARE * by_size[-1].live_count else []
+    if idle and (dead or sum(view.live_count for view in by_size[:-1]) > _IDLE_SHARE * by_size[-1].live_count):
+        return list(segments)
+    taken = [] if idle else _of_like_size(by_size)
+    if len(taken) >= _MERGE_COUNT:
+        return taken
+    return dead or [view for view in segments if view.segment.build != policy.for_rows(view.rows)][:1]
+
+
+def _of_like_size(by_size: Sequence[SegmentView]) -> list[SegmentView]:
+    """The smallest, and those after it that are at most twice as large as all before them."""
     taken = [by_size[0]]
     for view in by_size[1:]:
         if view.live_count > 2 * sum(other.live_count for other in taken):
             break
         taken.append(view)
-    return taken if len(taken) >= _MERGE_COUNT else dead
+    return taken
 
 
 class Compactable(Protocol):

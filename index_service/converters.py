@@ -1,6 +1,6 @@
-"""Protobuf <-> domain: what a request says, checked, and what an answer looks like.
+"""Protobuf <-> domain for records: what a request says, checked, and what an answer looks like.
 
-Owns the limits that record.proto and collection.proto state of a request's form, and the path of the field at fault.
+Owns the limits that record.proto states of a request's form, and the path of the field at fault.
 Knows no collection but the space and name it is told.
 """
 
@@ -8,37 +8,24 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from eyebright.index.v1 import collection_pb2, record_pb2
-from eyebright.vectors.numpy_codec import FLOAT16, MAX_DIMENSION, VectorBatchError, decode_vectors, encode_vectors
+from eyebright.index.v1 import record_pb2
+from eyebright.vectors.numpy_codec import FLOAT16, VectorBatchError, decode_vectors, encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import VectorBatch
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
-from index_service.catalog import is_collection_name
 from index_service.collection import CollectionSpec, Page, UpsertBatch
 from index_service.metadata import MetadataError, check_metadata
 from index_service.page_token import write_page_token
 from index_service.records import Fault, Include, Record, RecordUpdate, StoredRecord
-from index_service.shard import ShardStats
-from index_service.vector_space import Metric, VectorSpace
+from index_service.vector_space import VectorSpace
 from service_runtime.errors import OK_STATUS, InvalidArgument, NotFound, ServiceError
 
-MAX_SHARDS = 256
 MAX_WRITE_ITEMS = 10_000
 MAX_READ_ITEMS = 1_000
 MAX_ID_BYTES = 512
 MAX_CAPTION_BYTES = 32 * 1024
 MAX_SOURCE_URI_BYTES = 4 * 1024
 DEFAULT_PAGE_SIZE = 100
-
-_FINGERPRINT_DIGITS = frozenset("0123456789abcdef")
-_METRICS = {
-    collection_pb2.METRIC_UNSPECIFIED: Metric.COSINE,
-    collection_pb2.METRIC_COSINE: Metric.COSINE,
-    collection_pb2.METRIC_INNER_PRODUCT: Metric.INNER_PRODUCT,
-    collection_pb2.METRIC_L2: Metric.L2,
-}
-_METRIC_NUMBERS = {metric: number for number, metric in _METRICS.items() if number}
 
 Source = TypeVar("Source")
 Parsed = TypeVar("Parsed")
@@ -48,32 +35,6 @@ def check_range(field: str, value: int, least: int, most: int) -> None:
     """Raise InvalidArgument unless ``least <= value <= most``."""
     if not least <= value <= most:
         raise InvalidArgument(f"expected {least:,} to {most:,}, not {value:,}", field=field)
-
-
-def parse_new_collection(
-    request: collection_pb2.CreateCollectionRequest, default_shard_count: int
-) -> tuple[str, VectorSpace, int]:
-    """Name, space and shard count of the collection to make."""
-    if not is_collection_name(request.name):
-        raise InvalidArgument(
-            'expected 1 to 64 characters from a-z, 0-9, "-" and "_", beginning with a letter or digit, '
-            f"not {request.name[:80]!r}",
-            field="name",
-        )
-    check_range("dimension", request.dimension, 1, MAX_DIMENSION)
-    if len(request.fingerprint) != 64 or not _FINGERPRINT_DIGITS.issuperset(request.fingerprint):
-        raise InvalidArgument(
-            f"expected 64 lower-case hexadecimal digits, not {request.fingerprint[:80]!r}", field="fingerprint"
-        )
-    metric = _METRICS.get(request.metric)
-    if metric is None:
-        raise InvalidArgument(f"expected COSINE (1), INNER_PRODUCT (2) or L2 (3), not {request.metric}", field="metric")
-    check_range("shard_count", request.shard_count, 0, MAX_SHARDS)
-    return (
-        request.name,
-        VectorSpace(request.dimension, request.fingerprint, metric),
-        request.shard_count or default_shard_count,
-    )
 
 
 def parse_vectors(batch: VectorBatch, space: VectorSpace, least: int, most: int) -> np.ndarray:
@@ -118,40 +79,6 @@ def parse_page_size(page_size: int) -> int:
     """Most records in a page."""
     check_range("page_size", page_size, 0, MAX_READ_ITEMS)
     return page_size or DEFAULT_PAGE_SIZE
-
-
-def collection_message(spec: CollectionSpec) -> collection_pb2.Collection:
-    """A collection, as answers state it."""
-    created = Timestamp()
-    created.FromNanoseconds(spec.create_time_ns)
-    return collection_pb2.Collection(
-        name=spec.name,
-        dimension=spec.space.dimension,
-        fingerprint=spec.space.fingerprint,
-        metric=_METRIC_NUMBERS[spec.space.metric],
-        shard_count=spec.shard_count,
-        create_time=created,
-    )
-
-
-def stats_message(spec: CollectionSpec, shards: Sequence[ShardStats]) -> collection_pb2.GetStatsResponse:
-    """The size of a collection."""
-    return collection_pb2.GetStatsResponse(
-        collection=collection_message(spec),
-        record_count=sum(shard.record_count for shard in shards),
-        shards=[
-            collection_pb2.ShardStats(
-                record_count=shard.record_count,
-                tombstone_count=shard.tombstone_count,
-                disk_bytes=shard.disk_bytes,
-                vector_bytes=shard.vector_bytes,
-                applied_sequence=shard.applied_sequence,
-                segment_count=shard.segment_count,
-                memtable_rows=shard.memtable_rows,
-            )
-            for shard in shards
-        ],
-    )
 
 
 def status_messages(faults: Iterable[Fault]) -> list[status_pb2.Status]:

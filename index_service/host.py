@@ -9,7 +9,7 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from index_service.catalog import Catalog
-from index_service.compaction import Compactor
+from index_service.compaction import Compactor, Policy
 from index_service.metrics import IndexMetrics
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
@@ -36,7 +36,8 @@ class IndexHost:
     async def start(self) -> None:
         """Open all collections; the server answers nobody before. Raises DataFolderError."""
         folder = self._settings.data_folder
-        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics, self._settings.seal_rows)
+        policy = Policy(index_from_rows=self._settings.index_from_rows, seal_rows=self._settings.seal_rows)
+        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics, policy)
         self._compactor = Compactor(self._catalog.shards)
         self._servicer.serve(self._catalog)
 

@@ -4,26 +4,22 @@ Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how
 """
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from index_service.index_config import IndexConfig, Modality
 from index_service.metrics import IndexMetrics
 from index_service.ranking import best_first
 from index_service.recipes import Recipe
 from index_service.records import Include, Record, StoredRecord
 from index_service.shard import Shard
-from index_service.shard_search import Hits, ShardView, Wanted
+from index_service.shard_search import MANY_HITS, Hits, Proposals, ShardView, Wanted
 from index_service.shard_search import search as search_view
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import ResourceExhausted, ServiceError
-
-K_FACTOR = 200
-"""Candidates that codes propose for each hit asked for, over the whole collection. With 4-bit codes of four numbers,
-recall@10 of captions is 0.998 at a million vectors of 768 dimensions, and grows as the collection shrinks.
-"""
 
 _PIECE_QUERIES = 64
 _PIECE_HITS = 100_000
@@ -41,6 +37,11 @@ class SearchOptions:
     min_score: float | None = None
     exact: bool = False
     """Whether every vector is to be compared, whatever the segments' recipes."""
+    modality: Modality = Modality.TEXT
+    target_recall: float | None = None
+    """The recall to aim at instead of the collection's own, above 0, at most 1."""
+    deadline: float | None = None
+    """When the caller stops waiting, in seconds of ``time.monotonic``."""
     include: Include = field(default_factory=Include)
     most_bytes: int = sys.maxsize
     """Most bytes of the whole answer on the wire."""
@@ -78,6 +79,8 @@ class Evidence:
     shards_asked: int
     shards_answered: int
     rows_scanned: int
+    estimated_recall: float | None
+    """1 when exact; None when it is not known."""
     shard_search_seconds: float
     merge_seconds: float
 
@@ -94,8 +97,12 @@ class SearchAnswer:
 class _ShardAnswer:
     hits: list[Hits]
     recipe: Recipe
+    rows_scanned: int
     seconds: float
 
+
+_Gathered = tuple[np.ndarray, np.ndarray]
+"""Places, and what was read at each."""
 
 ReadRecords = Callable[[Sequence[str]], list[StoredRecord | None]]
 
@@ -103,6 +110,7 @@ ReadRecords = Callable[[Sequence[str]], list[StoredRecord | None]]
 def search_shards(
     shards: Sequence[Shard],
     space: VectorSpace,
+    config: IndexConfig,
     queries: Queries,
     options: SearchOptions,
     read_records: ReadRecords,
@@ -111,54 +119,132 @@ def search_shards(
 ) -> SearchAnswer:
     """Search all shards side by side and merge, some queries at a time. The evidence says whether the hits are exact.
 
-    Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``.
+    Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``, and DeadlineExceeded.
     """
-    views = [shard.view for shard in shards]
-    # One more than asked for where a query would find itself.
-    limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
-    rows = sum(view.rows for view in views)
-    wanted = Wanted(limit, options.min_score, None if options.exact or not rows else limit * K_FACTOR / rows)
-    recipes: set[Recipe] = set()
-    step = max(1, min(_PIECE_QUERIES, _PIECE_HITS // limit))
-    shard_seconds = [0.0] * len(views)
+    search = _Search([shard.view for shard in shards], space, config, queries, options, workers, metrics)
+    size = _AnswerSize(options)
     merge_seconds = 0.0
     found: list[QueryAnswer] = []
-    size = _AnswerSize(options)
-    for begin in range(0, len(queries.vectors), step):
-        piece = slice(begin, begin + step)
-
-        def search_one(view: ShardView, vectors: np.ndarray = queries.vectors[piece]) -> _ShardAnswer:
-            with metrics.stage("shard_search") as stopwatch:
-                found = search_view(view, space, vectors, wanted)
-            return _ShardAnswer(found.hits, found.recipe, stopwatch.seconds)
-
-        answers = workers.search(search_one, views)
-        recipes |= {answer.recipe for answer in answers}
-        shard_seconds = [sum(pair) for pair in zip(shard_seconds, (answer.seconds for answer in answers), strict=True)]
-        with metrics.stage("merge") as merging:
-            merged = [
-                size.with_hits(_merge(views, [answer.hits[number] for answer in answers], own, options))
-                for number, own in enumerate(queries.record_ids[piece])
-            ]
-        merge_seconds += merging.seconds
+    for merged in search.pieces():
+        answers = [size.with_hits(answer) for answer in merged]
         if options.include.text:
             with metrics.stage("read_records") as reading:
-                merged = [size.with_records(_with_records(answer, read_records)) for answer in merged]
+                answers = [size.with_records(_with_records(answer, read_records)) for answer in answers]
             merge_seconds += reading.seconds
-        found += merged
-    rows = rows if found else 0
-    metrics.rows_scanned.inc(rows * len(found))
+        found += answers
+    metrics.rows_scanned.inc(search.rows_scanned)
+    recipe = next(iter(search.recipes - {Recipe.EXACT}), Recipe.EXACT)
     return SearchAnswer(
         _in_request_order(found, queries.faults),
         Evidence(
-            recipe=next(iter(recipes - {Recipe.EXACT}), Recipe.EXACT),
+            recipe=recipe,
             shards_asked=len(shards),
             shards_answered=len(shards),
-            rows_scanned=rows,
-            shard_search_seconds=max(shard_seconds, default=0.0),
-            merge_seconds=merge_seconds,
+            rows_scanned=search.rows_scanned // max(len(found), 1),
+            estimated_recall=1.0 if recipe is Recipe.EXACT else search.estimated_recall,
+            shard_search_seconds=max(search.shard_seconds, default=0.0),
+            merge_seconds=merge_seconds + search.merge_seconds,
         ),
     )
+
+
+class _Search:
+    """A search under way: what every piece of its queries has in common, and what they have cost together."""
+
+    def __init__(
+        self,
+        views: Sequence[ShardView],
+        space: VectorSpace,
+        config: IndexConfig,
+        queries: Queries,
+        options: SearchOptions,
+        workers: Workers,
+        metrics: IndexMetrics,
+    ) -> None:
+        self._views = views
+        self._space = space
+        self._queries = queries
+        self._options = options
+        self._workers = workers
+        self._metrics = metrics
+        # One more than asked for where a query would find itself.
+        self._limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
+        live = [view.live_count for view in views]
+        self._limits = [_share(self._limit, count / max(sum(live), 1)) for count in live]
+        effort = None
+        if not options.exact:
+            target = options.target_recall
+            effort = config.effort_in_force if target is None else config.effort_for(target, options.modality)
+        rows = max(sum(view.rows for view in views), 1)
+        proposals = None if effort is None else Proposals(self._limit * effort.k_factor / rows, effort)
+        self._wanted = Wanted(self._limit, options.min_score, proposals, options.deadline)
+        self.estimated_recall = None if effort is None else config.recall_of(effort, options.modality)
+        self.recipes: set[Recipe] = set()
+        self.rows_scanned = 0
+        self.shard_seconds = [0.0] * len(views)
+        self.merge_seconds = 0.0
+
+    def pieces(self) -> Iterator[list[QueryAnswer]]:
+        """The answers, some queries at a time."""
+        step = max(1, min(_PIECE_QUERIES, _PIECE_HITS // self._limit))
+        for begin in range(0, len(self._queries.vectors), step):
+            piece = slice(begin, begin + step)
+            vectors = self._queries.vectors[piece]
+            hits = self._hits(vectors, range(len(self._views)), self._limits)
+            if self._limits != [self._limit] * len(self._views):
+                hits = self._completed(vectors, hits)
+            with self._metrics.stage("merge") as merging:
+                merged = [
+                    _merge(self._views, [found[number] for found in hits], own, self._options)
+                    for number, own in enumerate(self._queries.record_ids[piece])
+                ]
+            self.merge_seconds += merging.seconds
+            yield merged
+
+    def _hits(self, vectors: np.ndarray, shards: Sequence[int], limits: Sequence[int]) -> list[list[Hits]]:
+        """For each of these shards, its hits of each query (n, dimension)."""
+
+        def search_one(asked: tuple[int, int]) -> _ShardAnswer:
+            shard, limit = asked
+            with self._metrics.stage("shard_search") as stopwatch:
+                found = search_view(self._views[shard], self._space, vectors, replace(self._wanted, limit=limit))
+            return _ShardAnswer(found.hits, found.recipe, found.rows_scanned, stopwatch.seconds)
+
+        answers = self._workers.search(search_one, list(zip(shards, limits, strict=True)))
+        for shard, answer in zip(shards, answers, strict=True):
+            self.shard_seconds[shard] += answer.seconds
+            self.rows_scanned += answer.rows_scanned
+            self.recipes.add(answer.recipe)
+        return [answer.hits for answer in answers]
+
+    def _completed(self, vectors: np.ndarray, hits: list[list[Hits]]) -> list[list[Hits]]:
+        """The hits, after asking for all from each shard whose share was too small for some query."""
+        short = [shard for shard, own in enumerate(hits) if self._is_short(own, self._limits[shard], hits)]
+        if short:
+            again = self._hits(vectors, short, [self._limit] * len(short))
+            for shard, own in zip(short, again, strict=True):
+                hits[shard] = own
+        return hits
+
+    def _is_short(self, own: list[Hits], limit: int, hits: list[list[Hits]]) -> bool:
+        """Whether a shard that gave as many hits as it was asked for might have more among the best of all."""
+        for number, found in enumerate(own):
+            if limit == self._limit or len(found.scores) < limit:
+                continue
+            scores = np.concatenate([other[number].scores for other in hits])
+            if len(scores) < self._limit:
+                return True
+            place = len(scores) - self._limit
+            if found.scores[-1] >= np.partition(scores, place)[place]:
+                return True
+        return False
+
+
+def _share(limit: int, part: float) -> int:
+    """How many of the ``limit`` best to ask of a shard that holds this part of the records, which their ids scatter."""
+    if limit < MANY_HITS:
+        return limit
+    return min(limit, int(limit * part + 6.0 * (limit * part) ** 0.5) + 64)
 
 
 class _AnswerSize:
@@ -198,30 +284,34 @@ class _AnswerSize:
 def _merge(views: Sequence[ShardView], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:
     """The best of all shards' hits of one query, without the query itself, from ``offset`` on."""
     scores = np.concatenate([part.scores for part in hits])
-    ids = np.concatenate([part.ids for part in hits])
-    order = best_first(scores, ids, options.k + options.offset + (own is not None))
+    addresses = np.concatenate([part.addresses for part in hits])
+    ends = np.cumsum([len(part.scores) for part in hits])
+
+    def gathered(places: np.ndarray, read: Callable[[ShardView, np.ndarray], np.ndarray]) -> Iterator[_Gathered]:
+        shard_of = np.searchsorted(ends, places, side="right")
+        for shard in np.unique(shard_of).tolist():
+            from_it = np.flatnonzero(shard_of == shard)
+            yield from_it, read(views[shard], addresses[places[from_it]])
+
+    def ids_at(places: np.ndarray) -> np.ndarray:
+        ids = np.empty(len(places), dtype=object)
+        for from_it, found in gathered(places, ShardView.ids_at):
+            ids[from_it] = found
+        return ids
+
+    order = best_first(scores, ids_at, options.k + options.offset + (own is not None))
+    ids = ids_at(order)
     if own is not None:
         # Not by numpy's own comparison, which takes "a" and "a\0" for the same.
-        order = order[[other != own for other in ids[order].tolist()]]
-    chosen = order[options.offset : options.offset + options.k]
-    vectors = _vectors_of(views, hits, chosen) if options.include.vector and chosen.size else None
-    return QueryAnswer(ids[chosen].tolist(), scores[chosen], None, vectors)
-
-
-def _vectors_of(views: Sequence[ShardView], hits: Sequence[Hits], chosen: np.ndarray) -> np.ndarray:
-    """The vectors of chosen places in the shards' hits laid end to end."""
-    ends = np.cumsum([len(part.ids) for part in hits])
-    shard_of = np.searchsorted(ends, chosen, side="right")
-    addresses = np.concatenate([part.addresses for part in hits])[chosen]
+        others = [other != own for other in ids.tolist()]
+        order, ids = order[others], ids[others]
+    page = slice(options.offset, options.offset + options.k)
+    chosen = order[page]
     vectors: np.ndarray | None = None
-    for number in np.unique(shard_of).tolist():
-        own = shard_of == number
-        found = views[number].vectors_at(addresses[own])
-        if vectors is None:
-            vectors = np.empty((len(chosen), found.shape[1]), dtype=np.float32)
-        vectors[own] = found
-    assert vectors is not None
-    return vectors
+    if options.include.vector and chosen.size:
+        parts = list(gathered(chosen, ShardView.vectors_at))
+        vectors = np.concatenate([found for _, found in parts])[np.argsort(np.concatenate([at for at, _ in parts]))]
+    return QueryAnswer(ids[page].tolist(), scores[chosen], None, vectors)
 
 
 def _with_records(answer: QueryAnswer, read_records: ReadRecords) -> QueryAnswer:

@@ -4,6 +4,7 @@ Owns every limit that search.proto states of a request's form, and the shape of 
 """
 
 import math
+from dataclasses import replace
 
 from eyebright.index.v1 import search_pb2
 
@@ -17,6 +18,7 @@ from index_service.converters import (
     status_messages,
     vectors_message,
 )
+from index_service.index_config import Modality
 from index_service.recipes import Recipe
 from index_service.records import Include
 from index_service.search import Evidence, QueryAnswer, SearchAnswer, SearchOptions
@@ -28,16 +30,22 @@ MAX_K = 100_000
 MAX_HITS = 1_000_000
 MAX_K_WITH_INCLUDE = 1_000
 
+_MODALITIES = {
+    search_pb2.MODALITY_TEXT: Modality.TEXT,
+    search_pb2.MODALITY_IMAGE: Modality.IMAGE,
+    search_pb2.MODALITY_RECORD: Modality.RECORD,
+}
+
 
 def search_collection(
-    request: search_pb2.SearchRequest, collection: Collection, most_bytes: int
+    request: search_pb2.SearchRequest, collection: Collection, most_bytes: int, deadline: float | None
 ) -> search_pb2.SearchResponse:
-    """Answer a search. Raises InvalidArgument or FailedPrecondition before any work, and ResourceExhausted as soon as
-    the answer is sure to pass ``most_bytes``.
+    """Answer a search. Raises InvalidArgument or FailedPrecondition before any work, ResourceExhausted as soon as the
+    answer is sure to pass ``most_bytes``, and DeadlineExceeded once ``deadline`` passes, in seconds of time.monotonic.
     """
     kind = request.WhichOneof("queries")
-    options = parse_options(request, most_bytes)
-    _check_modality(request.modality, kind)
+    modality = _parse_modality(request.modality, kind)
+    options = replace(parse_options(request, most_bytes), modality=modality, deadline=deadline)
     if kind == "records":
         check_range("records.ids", len(request.records.ids), 1, MAX_QUERIES)
         _check_hits(len(request.records.ids), options.k)
@@ -64,10 +72,21 @@ def parse_options(request: search_pb2.SearchRequest, most_bytes: int) -> SearchO
             f"expected nothing to include where k passes {MAX_K_WITH_INCLUDE:,}; k is {request.k:,}", field="include"
         )
     min_score = request.min_score if request.HasField("min_score") else None
-    return SearchOptions(request.k, request.offset, min_score, request.exact, include, most_bytes)
+    target_recall = request.target_recall if request.HasField("target_recall") else None
+    if target_recall is not None and not 0.0 < target_recall <= 1.0:
+        raise InvalidArgument(f"expected above 0 and at most 1, not {target_recall:g}", field="target_recall")
+    return SearchOptions(
+        request.k,
+        offset=request.offset,
+        min_score=min_score,
+        exact=request.exact,
+        target_recall=target_recall,
+        include=include,
+        most_bytes=most_bytes,
+    )
 
 
-def _check_modality(modality: int, kind: str | None) -> None:
+def _parse_modality(modality: search_pb2.Modality, kind: str | None) -> Modality:
     if kind is None:
         raise InvalidArgument("expected vectors or records to look for, not neither", field="queries")
     names = search_pb2.Modality.Name
@@ -78,6 +97,7 @@ def _check_modality(modality: int, kind: str | None) -> None:
         expected = " or ".join(names(number) for number in allowed)
         given = names(modality) if modality in search_pb2.Modality.values() else str(modality)
         raise InvalidArgument(f"expected {expected} where the queries are {kind}, not {given}", field="modality")
+    return _MODALITIES[modality]
 
 
 def _check_hits(queries: int, k: int) -> None:
@@ -109,14 +129,13 @@ def _add_result(
 
 
 def _evidence(evidence: Evidence) -> search_pb2.Evidence:
-    exact = evidence.recipe is Recipe.EXACT
     return search_pb2.Evidence(
-        exact=exact,
+        exact=evidence.recipe is Recipe.EXACT,
         recipe=evidence.recipe.value,
         shards_asked=evidence.shards_asked,
         shards_answered=evidence.shards_answered,
         rows_scanned=evidence.rows_scanned,
-        estimated_recall=1.0 if exact else None,
+        estimated_recall=evidence.estimated_recall,
         shard_search_seconds=evidence.shard_search_seconds,
         merge_seconds=evidence.merge_seconds,
     )

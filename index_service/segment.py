@@ -2,13 +2,17 @@
 
 Owns the files of a segment and the use of FAISS. Knows nothing of who wrote the rows or which collection they are of.
 
+    segment.json    how the segment is searched
     vectors.faiss   every vector as float16, scanned for exact answers and gathered to score candidates
-    codes.faiss     4-bit codes of the same vectors, scanned to propose candidates; absent in an exact segment
+    codes.faiss     an index of the same vectors that proposes candidates; absent in an exact segment
     rows.i64        (n,) the rows' numbers in the record store, ascending
     id-ends.u64     (n,) where each id ends in ids.utf8
     ids.utf8        the ids, end to end
 """
 
+import json
+import mmap
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +22,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index_service.recipes import Recipe, train_codes
+from index_service import recipes
+from index_service.recipes import Build, Effort, Recipe
 from index_service.vector_space import STORED_DTYPE, Metric, VectorSpace
 
+DESCRIPTION_FILE = "segment.json"
 VECTORS_FILE = "vectors.faiss"
 CODES_FILE = "codes.faiss"
 NUMBERS_FILE = "rows.i64"
@@ -32,11 +38,27 @@ _BLAS_FROM_NUMBERS = 16_384
 of the time that they need under FAISS's own threshold, 128,000.
 """
 _ENCODE_ROWS = 16_384
+_SAMPLE_ROWS = 2_048
 _METRICS = {
     Metric.COSINE: faiss.METRIC_INNER_PRODUCT,
     Metric.INNER_PRODUCT: faiss.METRIC_INNER_PRODUCT,
     Metric.L2: faiss.METRIC_L2,
 }
+
+
+_of_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """Rows of a segment in no order."""
+
+    scores: np.ndarray
+    """(n,) float32, off by rounding alone."""
+    rows: np.ndarray
+    """(n,) int64."""
+    border: float
+    """No live row that is missing scores more."""
 
 
 class Interrupted(Exception):
@@ -70,24 +92,27 @@ def nearest(vectors: np.ndarray, metric: Metric, queries: np.ndarray, count: int
     return (-scores if metric is Metric.L2 else scores), rows
 
 
-def write_segment(folder: Path, rows: Rows, space: VectorSpace, recipe: Recipe, stop: Event) -> None:
+def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, stop: Event) -> None:
     """Write the files of a segment into an empty folder. Nothing is made durable. Raises Interrupted once stopped."""
-    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
-    codes = train_codes(rows.vectors, _METRICS[space.metric]) if recipe is Recipe.FASTSCAN else None
+    metric = _METRICS[space.metric]
+    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, metric)
+    proposing, mean = (None, None) if build.recipe is Recipe.EXACT else recipes.train(build, rows.vectors, metric)
     for begin in range(0, len(rows.ids), _ENCODE_ROWS):
         if stop.is_set():
             raise Interrupted
-        piece = rows.vectors[begin : begin + _ENCODE_ROWS].astype(np.float32)
-        exact.add(piece)
-        if codes is not None:
-            codes.add(piece)
+        piece = rows.vectors[begin : begin + _ENCODE_ROWS]
+        exact.add(piece.astype(np.float32))
+        if proposing is not None:
+            proposing.add(recipes.centred(piece, mean))
     faiss.write_index(exact, str(folder / VECTORS_FILE))
-    if codes is not None:
-        faiss.write_index(codes, str(folder / CODES_FILE))
+    if proposing is not None:
+        recipes.write(proposing, build.recipe, folder / CODES_FILE)
     encoded = [own.encode() for own in rows.ids]
     rows.numbers.astype("<i8").tofile(folder / NUMBERS_FILE)
     np.cumsum([len(own) for own in encoded], dtype="<u8").tofile(folder / ID_ENDS_FILE)
     (folder / IDS_FILE).write_bytes(b"".join(encoded))
+    described = {"recipe": build.recipe.value, "centred": build.centred}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(described), "utf-8")
 
 
 class Segment:
@@ -97,24 +122,19 @@ class Segment:
         """Map the files, whose contents the caller has verified. Raises OSError or RuntimeError when they don't fit."""
         self.name = name
         self._space = space
-        self._exact: Any = _map(folder / VECTORS_FILE)
+        described = json.loads((folder / DESCRIPTION_FILE).read_text("utf-8"))
+        self.build = Build(Recipe(described["recipe"]), bool(described["centred"]))
+        self._exact: Any = faiss.read_index(str(folder / VECTORS_FILE), faiss.IO_FLAG_MMAP_IFC)
         self.rows: int = self._exact.ntotal
-        codes_path = folder / CODES_FILE
-        self._refined: Any = None
-        if codes_path.exists():
-            self._codes = _map(codes_path)
-            self._refined = faiss.IndexRefine(self._codes, self._exact)
+        if self.build.recipe is not Recipe.EXACT:
+            self._refined, self._cells = recipes.read(folder / CODES_FILE, self.build.recipe, self._exact)
         self.numbers: np.ndarray = np.memmap(folder / NUMBERS_FILE, dtype="<i8", mode="r")
         self._id_ends = np.memmap(folder / ID_ENDS_FILE, dtype="<u8", mode="r")
-        self._ids = np.memmap(folder / IDS_FILE, dtype=np.uint8, mode="r")
+        with (folder / IDS_FILE).open("rb") as file:
+            self._ids = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         code_bytes = faiss.rev_swig_ptr(self._exact.codes.data(), self.rows * self._exact.code_size)
         self._vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
         self.longest = self._longest()
-
-    @property
-    def recipe(self) -> Recipe:
-        """How candidates are proposed."""
-        return Recipe.EXACT if self._refined is None else Recipe.FASTSCAN
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""
@@ -123,10 +143,10 @@ class Segment:
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
         """(n,) str objects."""
-        ends = self._id_ends[rows].tolist()
         begins = np.where(rows > 0, self._id_ends[rows - 1], 0).tolist()
+        held = self._ids
         ids = np.empty(len(rows), dtype=object)
-        ids[:] = [bytes(self._ids[begin:end]).decode() for begin, end in zip(begins, ends, strict=True)]
+        ids[:] = [held[begin:end].decode() for begin, end in zip(begins, self._id_ends[rows].tolist(), strict=True)]
         return ids
 
     def rows_numbered(self, numbers: np.ndarray) -> np.ndarray:
@@ -143,14 +163,70 @@ class Segment:
         parameters = None if live is None else faiss.SearchParameters(sel=_selector(live))
         return self._as_scores(*self._exact.search(queries, count, params=parameters))
 
+    def scan_many(
+        self, query: np.ndarray, count: int, least: float, live: np.ndarray | None, live_count: int
+    ) -> "Many":
+        """About the ``count`` nearest of the live rows to one query (dimension,), and in any case all that score more
+        than the border that the answer names, by an exact scan; none that scores less than ``least``.
+
+        A heap of so many would cost more than the scan; so it begins full of a border that is guessed from a sample of
+        the rows, and nearly all rows are passed over at one comparison.
+        """
+        share = count / max(live_count, 1)
+        border = max(self._score_of_share(query, share, live), least)
+        size = min(count + 8 * int(count**0.5) + _SAMPLE_ROWS, live_count)
+        sign = -1.0 if self._space.metric is Metric.L2 else 1.0
+        scores = np.full(size, sign * border, dtype=np.float32)
+        rows = np.full(size, -1, dtype=np.int64)
+        scanner, selector = _scanner(self._space), _selector(live)
+        scanner.sel = selector
+        scanner.set_query(faiss.swig_ptr(np.ascontiguousarray(query)))
+        scanner.set_list(0, 0.0)
+        codes = self._exact.codes.data()
+        scanner.scan_codes(self.rows, codes, None, faiss.swig_ptr(scores), faiss.swig_ptr(rows), size)
+        found = rows >= 0
+        scores = sign * scores
+        if found.all() and size < live_count:
+            border = float(scores.min())
+        return Many(scores[found], rows[found], border)
+
     def propose(
-        self, queries: np.ndarray, count: int, candidates: int, live: np.ndarray | None
+        self, queries: np.ndarray, count: int, candidates: int, effort: Effort, live: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The ``count`` best of about ``candidates`` rows with the nearest codes; form as ``scan``."""
-        parameters = faiss.IndexRefineSearchParameters(
-            k_factor=candidates / count, base_index_params=faiss.SearchParametersIVF(nprobe=1, sel=_selector(live))
-        )
+        """The ``count`` best of about ``candidates`` rows that the recipe's index proposes; form as ``scan``."""
+        recipe = self.build.recipe
+        if recipe is Recipe.LSH and live is not None:
+            return self._propose_filtered(queries, count, candidates, effort, live)
+        parameters = recipes.parameters(recipe, effort, self._cells, count, candidates, _selector(live))
         return self._as_scores(*self._refined.search(queries, count, params=parameters))
+
+    def _propose_filtered(
+        self, queries: np.ndarray, count: int, candidates: int, effort: Effort, live: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of an index that takes no selector: the candidates that are live are picked out afterwards."""
+        parameters = recipes.parameters(self.build.recipe, effort, self._cells, candidates, candidates, None)
+        scores, rows = self._as_scores(*self._refined.search(queries, candidates, params=parameters))
+        scores[~_is_live(live, rows)] = -np.inf
+        best = np.argsort(-scores, axis=1)[:, :count]
+        return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+
+    def rows_scanned(self, candidates: int, effort: Effort) -> int:
+        """About how many rows the index compares to propose so many."""
+        if self.build.recipe is Recipe.HNSW:
+            return max(candidates, effort.ef_search)
+        return recipes.cells_probed(effort, self._cells) * self.rows // self._cells
+
+    def _score_of_share(self, query: np.ndarray, share: float, live: np.ndarray | None) -> float:
+        """A score that all but surely more than this share of the live rows reach; -inf when none can be told."""
+        step = max(1, self.rows // _SAMPLE_ROWS)
+        sampled = np.arange(0, self.rows, step)
+        if live is not None:
+            sampled = sampled[_is_live(live, sampled)]
+        place = len(sampled) * share + 3.0 * (len(sampled) * share) ** 0.5 + 1.0
+        if place >= len(sampled):
+            return -np.inf
+        scores = self._space.scores(query[None, :], self.vectors_of(sampled))
+        return float(np.partition(scores, len(scores) - 1 - int(place))[len(scores) - 1 - int(place)])
 
     def _as_scores(self, scores: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         scores = -scores if self._space.metric is Metric.L2 else self._space.bounded(scores)
@@ -234,9 +310,23 @@ class SegmentView:
         return Rows(segment.numbers[rows], segment.ids_of(rows).tolist(), segment._vectors[rows])
 
 
-def _map(path: Path) -> Any:  # noqa: ANN401 - FAISS has no types
-    """An index whose numbers stay in the file. Raises RuntimeError for a file that holds none."""
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+def _is_live(live: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whether each of the rows is set in a bitmap."""
+    is_live: np.ndarray = (live[rows >> 3] >> (rows & 7).astype(np.uint8)) & 1 == 1
+    return is_live
+
+
+def _scanner(space: VectorSpace) -> Any:  # noqa: ANN401 - FAISS has no types
+    """What compares a query with float16 vectors, one for each thread and kind of space. Never freed: FAISS's Python
+    can't free one.
+    """
+    known: dict[str, Any] = _of_thread.__dict__
+    key = f"{space.metric.value} {space.dimension}"
+    if key not in known:
+        quantizer = faiss.ScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16)
+        scanner = quantizer.select_InvertedListScanner(_METRICS[space.metric], None, True, None, False)
+        known[key] = scanner
+    return known[key]
 
 
 def _selector(live: np.ndarray | None) -> Any:  # noqa: ANN401

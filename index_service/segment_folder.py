@@ -23,7 +23,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from index_service.recipes import Recipe
+from index_service.recipes import Build
 from index_service.segment import Rows, Segment, write_segment
 from index_service.vector_space import VectorSpace
 
@@ -68,7 +68,7 @@ class SegmentFolder:
                 shutil.rmtree(leftover)
         return [segment for segment in opened if segment is not None]
 
-    def write(self, rows: Rows, recipe: Recipe, stop: Event) -> Segment:
+    def write(self, rows: Rows, build: Build, stop: Event) -> Segment:
         """Make a segment, durably. It counts once it is published.
 
         Raises OSError, RuntimeError, or Interrupted once ``stop`` is set, and leaves nothing then.
@@ -77,7 +77,7 @@ class SegmentFolder:
         aside = self._segments / f".writing-{name}"
         aside.mkdir()
         try:
-            write_segment(aside, rows, self._space, recipe, stop)
+            write_segment(aside, rows, self._space, build, stop)
             files = {path.name: _seal_file(path) for path in sorted(aside.iterdir())}
             sync_folder(aside)
             aside.rename(self._segments / name)
@@ -139,7 +139,7 @@ class SegmentFolder:
                 if found != expected:
                     raise ValueError(f"{name}: expected {expected}, not {found}")
             return Segment(entry.name, folder, self._space)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
             _logger.error("segment damaged", extra={"path": str(folder), "reason": str(error)})
             quarantine = self._folder / "quarantine"
             quarantine.mkdir(exist_ok=True)

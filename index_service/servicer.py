@@ -5,9 +5,11 @@ the event loop is free for others. Decides nothing about records or vectors.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from eyebright.index.v1 import collection_pb2, index_service_pb2, index_service_
 from google.protobuf.message import Message
 from grpc import aio
 
-from index_service import converters
+from index_service import collection_converters, converters
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.page_token import read_page_token
@@ -60,15 +62,21 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         self, request: collection_pb2.GetCollectionRequest, _: Context
     ) -> collection_pb2.GetCollectionResponse:
         """Describe a collection."""
-        spec = self._catalog.get(request.name).spec
-        return collection_pb2.GetCollectionResponse(collection=converters.collection_message(spec))
+        collection = self._catalog.get(request.name)
+        return collection_pb2.GetCollectionResponse(collection=collection_converters.collection_message(collection))
 
     async def ListCollections(
         self, _request: collection_pb2.ListCollectionsRequest, _: Context
     ) -> collection_pb2.ListCollectionsResponse:
         """Describe all collections."""
-        messages = [converters.collection_message(collection.spec) for collection in self._catalog.by_name()]
+        messages = [collection_converters.collection_message(collection) for collection in self._catalog.by_name()]
         return collection_pb2.ListCollectionsResponse(collections=messages)
+
+    async def UpdateCollection(
+        self, request: collection_pb2.UpdateCollectionRequest, _: Context
+    ) -> collection_pb2.UpdateCollectionResponse:
+        """Change how a collection is indexed."""
+        return await self._work(self._update_collection, request)
 
     async def DeleteCollection(
         self, request: collection_pb2.DeleteCollectionRequest, _: Context
@@ -131,9 +139,11 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         """Read a page of records."""
         return await self._work(self._list_records, request)
 
-    async def Search(self, request: search_pb2.SearchRequest, _: Context) -> search_pb2.SearchResponse:
+    async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
         """Find the nearest records."""
-        return await self._work(self._search, request)
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else time.monotonic() + remaining
+        return await self._work(partial(self._search, deadline=deadline), request)
 
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
         """Say how large a collection is."""
@@ -145,9 +155,17 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
     def _create(self, request: collection_pb2.CreateCollectionRequest) -> collection_pb2.CreateCollectionResponse:
         self._catalog.refuse_existing(request.name)
-        name, space, shard_count = converters.parse_new_collection(request, self._settings.default_shard_count)
-        collection = self._catalog.create(name, space, shard_count)
-        return collection_pb2.CreateCollectionResponse(collection=converters.collection_message(collection.spec))
+        parsed = collection_converters.parse_new_collection(request, self._settings.default_shard_count)
+        collection = self._catalog.create(*parsed)
+        return collection_pb2.CreateCollectionResponse(collection=collection_converters.collection_message(collection))
+
+    def _update_collection(
+        self, request: collection_pb2.UpdateCollectionRequest
+    ) -> collection_pb2.UpdateCollectionResponse:
+        collection = self._catalog.get(request.name)
+        build, effort = collection_converters.parse_index(request.index, collection.spec.space)
+        collection.configure(lambda config: config.chosen(build, effort))
+        return collection_pb2.UpdateCollectionResponse(collection=collection_converters.collection_message(collection))
 
     def _upsert(self, request: record_pb2.UpsertRequest) -> record_pb2.UpsertResponse:
         collection = self._catalog.get(request.collection)
@@ -207,13 +225,13 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         page = collection.page(after, size, with_vectors=include.vector, most_bytes=most_bytes)
         return converters.page_message(page, spec, include)
 
-    def _search(self, request: search_pb2.SearchRequest) -> search_pb2.SearchResponse:
+    def _search(self, request: search_pb2.SearchRequest, deadline: float | None) -> search_pb2.SearchResponse:
         collection = self._catalog.get(request.collection)
-        return self._sendable(search_collection(request, collection, self._settings.max_message_bytes))
+        return self._sendable(search_collection(request, collection, self._settings.max_message_bytes, deadline))
 
     def _get_stats(self, request: collection_pb2.GetStatsRequest) -> collection_pb2.GetStatsResponse:
         collection = self._catalog.get(request.collection)
-        return converters.stats_message(collection.spec, collection.stats())
+        return collection_converters.stats_message(collection)
 
     def _sendable(self, response: Answer) -> Answer:
         """The response. Raises ResourceExhausted when it is larger than this server sends."""

@@ -40,6 +40,10 @@ class IndexSettings(ServiceSettings):
     """Vectors of a shard kept in memory before they are put into a segment on disk, 256 to 1,048,576. A vector in
     memory takes 4 bytes a dimension and is always compared exactly."""
 
+    index_from_rows: int = Field(50_000, ge=1_000, le=10_000_000)
+    """Vectors from which a segment gets an index that proposes candidates, 1,000 to 10,000,000. Smaller segments are
+    searched exactly."""
+
     search_threads: int = Field(0, ge=0, le=1024)
     """Shards searched side by side, 0 to 1,024; 0 means one per core this process may use."""
 

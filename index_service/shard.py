@@ -15,7 +15,7 @@ from threading import Event, Lock
 
 import numpy as np
 
-from index_service.compaction import recipe_for, segments_to_merge
+from index_service.compaction import DEFAULT_POLICY, IDLE_SEAL_ROWS, Policy, segments_to_merge
 from index_service.memtable import BlockView, Memtable
 from index_service.metrics import IndexMetrics
 from index_service.record_store import (
@@ -35,12 +35,6 @@ from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhaust
 
 STORE_FILE = "records.sqlite"
 """Name of the record store in a shard's folder."""
-
-SEAL_ROWS = 32_768
-"""Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
-
-IDLE_SEAL_ROWS = 4096
-"""The same for a shard that nobody writes to for a while: its searches then read one segment and no memory."""
 
 _REBUILD_ROWS = 4096
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
@@ -73,18 +67,23 @@ class Shard:
     """An open shard. Any thread may call it."""
 
     def __init__(
-        self, folder: Path, name: str, space: VectorSpace, metrics: IndexMetrics, seal_rows: int = SEAL_ROWS
+        self,
+        folder: Path,
+        name: str,
+        space: VectorSpace,
+        metrics: IndexMetrics,
+        policy: Policy = DEFAULT_POLICY,
     ) -> None:
         """Open the shard: map its segments, load what they lack. ``name`` stands in messages.
 
-        ``seal_rows`` is how many rows the memtable's full blocks hold before they are put into a segment.
+        ``policy`` may be changed later: compaction follows.
 
         Raises StoreError or OSError.
         """
         self.name = name
-        self._space = space
+        self.space = space
         self._metrics = metrics
-        self._seal_rows = seal_rows
+        self.policy = policy
         self._store = RecordStore(folder / STORE_FILE, space.dimension)
         self._waiting: deque[_Waiting] = deque()
         self._writer_lock = Lock()
@@ -188,7 +187,7 @@ class Shard:
                 return False
 
     def _compact(self, *, idle: bool) -> bool:
-        least = self._seal_rows
+        least = self.policy.seal_rows
         with self._writer_lock:  # in the middle of a write a block may be full before all its rows are shown
             memtable = self._memtable
             if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
@@ -198,7 +197,7 @@ class Shard:
         if sum(block.rows for block in blocks) >= least:
             self._seal(memtable, blocks)
             return True
-        if merging := segments_to_merge(self._segments, idle=idle):
+        if merging := segments_to_merge(self._segments, self.policy, idle=idle):
             self._merge(merging)
             return True
         return False
@@ -298,7 +297,7 @@ class Shard:
 
     def _written(self, rows: Rows, replaced: Sequence[Segment]) -> list[SegmentView]:
         """The segment of these rows, on disk and in the manifest in others' place; none when there are no rows."""
-        written = [self._folder.write(rows, recipe_for(len(rows.ids)), self._closing)] if len(rows.ids) else []
+        written = [self._folder.write(rows, self.policy.for_rows(len(rows.ids)), self._closing)] if rows.ids else []
         kept = [view.segment for view in self._segments if view.segment not in replaced]
         self._folder.publish([*kept, *written], self._sequence)
         return [SegmentView.of(segment, None) for segment in written]
@@ -337,7 +336,7 @@ class Shard:
             )
             sealed = np.concatenate([view.segment.numbers for view in self._segments] or [_NO_NUMBERS])
             missing = np.setdiff1d(numbers, sealed, assume_unique=True)
-            memtable = Memtable(self._space.dimension)
+            memtable = Memtable(self.space.dimension)
             for rows, ids, vectors in (
                 self._store.stream_vectors(int(missing[0]), _REBUILD_ROWS) if missing.size else ()
             ):

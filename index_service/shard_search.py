@@ -4,21 +4,39 @@ Owns what makes an answer exact: scores that a scan offers may be off by roundin
 is missing could be better; the metric's own score, of the vectors as they are stored, decides. Knows no file.
 """
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from index_service.memtable import BlockView, View
 from index_service.ranking import best_first
-from index_service.recipes import Recipe
+from index_service.recipes import CELL_RECIPES, Effort, Recipe
 from index_service.segment import SegmentView, nearest
 from index_service.vector_space import Metric, VectorSpace
+from service_runtime.errors import DeadlineExceeded
+
+MANY_HITS = 4_096
+"""Hits from which a segment is scanned for all above a border instead of through a heap. Their scores are those of the
+scan: the last bits of a float32 may differ from the score that a search for fewer hits states.
+"""
 
 _MARGIN_ROWS = 16
 _RESCORE_BYTES = 8 * 1024 * 1024
 _PART_BITS = 32
 _LARGEST_PROPOSED_SHARE = 0.05
 """Share of a segment's rows from which a scan of all vectors costs no more than proposing and comparing them."""
+
+_GATHERED_ROWS = 1_024
+"""Rows let through by a filter up to which they are gathered and compared."""
+
+_SCANNED_SHARE = 0.02
+"""Share of a segment's rows let through by a filter up to which a scan of their vectors costs no more than one of all
+codes. Graphs lose their way in what is let through long before codes do, hence the second figure.
+"""
+_SCANNED_SHARE_OF_GRAPH = 0.2
 
 Part = BlockView | SegmentView
 
@@ -47,9 +65,33 @@ class ShardView:
 
     def vectors_at(self, addresses: np.ndarray) -> np.ndarray:
         """The vectors (n, dimension) float32 at addresses (n,), as hits carry them; n is at least 1."""
-        parts = self.parts
-        pairs = ((address >> _PART_BITS, address & ((1 << _PART_BITS) - 1)) for address in addresses.tolist())
-        return np.concatenate([parts[part].vectors_of(np.array([row])) for part, row in pairs])
+        found = self._gathered(addresses, [part.vectors_of for part in self.parts])
+        return np.concatenate([vectors for _, vectors in found])[np.argsort(np.concatenate([own for own, _ in found]))]
+
+    def ids_at(self, addresses: np.ndarray) -> np.ndarray:
+        """The ids (n,) str objects at addresses (n,)."""
+        ids = np.empty(len(addresses), dtype=object)
+        for own, found in self._gathered(addresses, [part.ids_of for part in self.parts]):
+            ids[own] = found
+        return ids
+
+    @staticmethod
+    def _gathered(
+        addresses: np.ndarray, readers: Sequence[Callable[[np.ndarray], np.ndarray]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What each part's reader makes of its rows, with their places among the addresses."""
+        part_of, rows = addresses >> _PART_BITS, addresses & ((1 << _PART_BITS) - 1)
+        groups = ((part, np.flatnonzero(part_of == part)) for part in np.unique(part_of).tolist())
+        return [(own, readers[part](rows[own])) for part, own in groups]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """How far segments with an index may be trusted to it."""
+
+    candidates_per_row: float
+    """Share of a segment's rows that its index proposes, at the least what the limit needs."""
+    effort: Effort
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +100,10 @@ class Wanted:
 
     limit: int
     min_score: float | None = None
-    candidates_per_row: float | None = None
-    """Share of a segment's rows that its codes propose, at the least what the limit needs; None for an exact answer."""
+    proposals: Proposals | None = None
+    """None for an exact answer."""
+    deadline: float | None = None
+    """When to give up, in seconds of ``time.monotonic``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +112,8 @@ class Hits:
 
     scores: np.ndarray
     """(n,) float32."""
-    ids: np.ndarray
-    """(n,) str objects."""
     addresses: np.ndarray
-    """(n,) int64: where the vectors lie in the view that was searched."""
+    """(n,) int64: where ids and vectors lie in the view that was searched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +124,19 @@ class Found:
     """One for each query."""
     recipe: Recipe
     """EXACT when every live row was compared as a vector, so that no better hit can exist."""
+    rows_scanned: int
+    """Rows compared as vectors or codes, over all queries; estimated where an index chooses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """The rows of one part that may be hits."""
+
+    mask: np.ndarray | None
+    """(rows,) bool; None for all live ones of a segment or all of a block."""
+    bitmap: np.ndarray | None
+    """The same as a segment's scans take it."""
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,72 +151,173 @@ class _Candidates:
     """Whether the scores are the metric's own."""
     beyond: np.ndarray
     """(queries,) No row that is missing, and is to be found, scores above this; -inf when none is missing."""
+    rows_scanned: int
+    """By each query."""
     recipe: Recipe = Recipe.EXACT
 
 
-def search(view: ShardView, space: VectorSpace, queries: np.ndarray, wanted: Wanted) -> Found:
+def search(
+    view: ShardView,
+    space: VectorSpace,
+    queries: np.ndarray,
+    wanted: Wanted,
+    masks: Sequence[np.ndarray | None] | None = None,
+) -> Found:
     """For each of ``queries`` (n, dimension) float32, the best live rows of the view that reach min_score.
 
+    ``masks`` hold for each part of the view the rows (rows,) bool that a filter lets through, None for all.
     Exact over all parts that are searched exactly: while a row that was not offered could be among the best, more are
-    asked for.
+    asked for. Raises DeadlineExceeded.
     """
     parts = view.parts
     lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
-    errors = [space.score_error(lengths, part.longest) for part in parts]
-    error = np.max(errors, axis=0, initial=0.0) if errors else np.zeros(len(queries))
-    asks = [_first_ask(part, wanted.limit) for part in parts]
-    found = [_offer(part, space, queries, ask, wanted) for part, ask in zip(parts, asks, strict=True)]
+    error = np.max([space.score_error(lengths, part.longest) for part in parts], axis=0) if parts else lengths
+    selections = [_select(part, mask) for part, mask in zip(parts, masks or [None] * len(parts), strict=True)]
+    offers = [_Offers(part, own, space, queries, error, wanted) for part, own in zip(parts, selections, strict=True)]
+    found = [offer.first() for offer in offers]
     while True:
         cut = _cut(found, wanted.limit, error)
         short = [n for n, part in enumerate(found) if ((part.beyond >= cut) & (part.beyond > -np.inf)).any()]
         if not short:
             recipes = {part.recipe for part in found} - {Recipe.EXACT}
-            hits = _final_hits(parts, space, queries, found, cut, wanted)
-            return Found(hits, recipes.pop() if recipes else Recipe.EXACT)
+            hits = _final_hits(view, space, queries, found, cut, wanted)
+            rows_scanned = len(queries) * sum(part.rows_scanned for part in found)
+            return Found(hits, recipes.pop() if recipes else Recipe.EXACT, rows_scanned)
         for number in short:
-            asks[number] *= 4
-            found[number] = _offer(parts[number], space, queries, asks[number], wanted)
+            found[number] = offers[number].more()
 
 
-def _first_ask(part: Part, limit: int) -> int:
-    """How many rows to ask of a part: the best ``limit``, some more for rounding, and as many as are likely dead."""
-    ask = limit + limit // 64 + _MARGIN_ROWS
-    if isinstance(part, SegmentView):
-        return ask  # its scans pass over the dead
-    return int(ask / max(part.live_count / part.rows, 0.05))
+def _select(part: Part, mask: np.ndarray | None) -> _Selection:
+    if mask is None:
+        return _Selection(None, part.live if isinstance(part, SegmentView) else None, part.live_count)
+    if part.dead is not None:
+        mask = mask & ~part.dead
+    bitmap = np.packbits(mask, bitorder="little") if isinstance(part, SegmentView) else None
+    return _Selection(mask, bitmap, int(np.count_nonzero(mask)))
 
 
-def _offer(part: Part, space: VectorSpace, queries: np.ndarray, ask: int, wanted: Wanted) -> _Candidates:
-    if isinstance(part, BlockView):
-        return _offer_block(part, space, queries, ask)
-    ask = min(ask, part.live_count)
-    if not ask:
-        empty = np.empty((len(queries), 0))
-        return _Candidates(empty.astype(np.float32), empty.astype(np.int64), False, np.full(len(queries), -np.inf))
-    if wanted.candidates_per_row is not None and part.segment.recipe is not Recipe.EXACT:
-        candidates = max(ask, int(part.rows * wanted.candidates_per_row))
-        if candidates <= part.rows * _LARGEST_PROPOSED_SHARE:
-            scores, rows = part.segment.propose(queries, ask, candidates, part.live)
-            if scores.min() > -np.inf:
-                return _Candidates(scores, rows, False, np.full(len(queries), -np.inf), part.segment.recipe)
-    scores, rows = part.segment.scan(queries, ask, part.live)
-    beyond = scores[:, -1].copy() if ask < part.live_count else np.full(len(queries), -np.inf)
-    return _Candidates(scores, rows, False, beyond)
+class _Offers:
+    """What one part offers for all queries, and then more of it."""
 
+    def __init__(
+        self,
+        part: Part,
+        selection: _Selection,
+        space: VectorSpace,
+        queries: np.ndarray,
+        error: np.ndarray,
+        wanted: Wanted,
+    ) -> None:
+        self._part = part
+        self._selection = selection
+        self._space = space
+        self._queries = queries
+        self._error = error
+        self._wanted = wanted
+        self._ask = wanted.limit + wanted.limit // 64 + _MARGIN_ROWS
 
-def _offer_block(block: BlockView, space: VectorSpace, queries: np.ndarray, ask: int) -> _Candidates:
-    every = ask * 2 >= block.rows
-    if every:
-        scores = np.stack([space.scores(query[None, :], block.vectors) for query in queries])
-        rows = np.broadcast_to(np.arange(block.rows, dtype=np.int64), scores.shape)
-        beyond = np.full(len(queries), -np.inf, dtype=np.float32)
-    else:
-        scores, rows = nearest(block.vectors, space.metric, queries, ask)
-        scores = scores if space.metric is Metric.L2 else space.bounded(scores)
+    def first(self) -> _Candidates:
+        """The best, as many as the limit asks for and some more for rounding."""
+        deadline = self._wanted.deadline
+        if deadline is not None and time.monotonic() > deadline:
+            raise DeadlineExceeded("the deadline passed while segments were being searched")
+        if not self._selection.count:
+            return self._none()
+        if isinstance(self._part, BlockView):
+            return self._of_block(self._part)
+        return self._of_segment(self._part)
+
+    def more(self) -> _Candidates:
+        """Four times as many."""
+        self._ask *= 4
+        return self.first()
+
+    def _none(self) -> _Candidates:
+        count = len(self._queries)
+        return _Candidates(
+            np.empty((count, 0), np.float32), np.empty((count, 0), np.int64), False, np.full(count, -np.inf), 0
+        )
+
+    def _of_rows(self, rows: np.ndarray) -> _Candidates:
+        """These rows (n,), compared."""
+        part = self._part
+        vectors = part.vectors if isinstance(part, BlockView) and len(rows) == part.rows else part.vectors_of(rows)
+        scores = np.stack([self._space.scores(query[None, :], vectors) for query in self._queries])
+        everywhere = np.broadcast_to(rows, scores.shape)
+        return _Candidates(scores, everywhere, True, np.full(len(scores), -np.inf), len(rows))
+
+    def _of_block(self, block: BlockView) -> _Candidates:
+        selection = self._selection
+        ask = int(self._ask / max(selection.count / block.rows, 0.05))  # the scan does not pass over the dead
+        if ask * 2 >= block.rows:
+            mask = ~block.dead if selection.mask is None and block.dead is not None else selection.mask
+            return self._of_rows(np.arange(block.rows) if mask is None else np.flatnonzero(mask))
+        if selection.mask is not None and selection.count <= _GATHERED_ROWS:
+            return self._of_rows(np.flatnonzero(selection.mask))
+        scores, rows = nearest(block.vectors, self._space.metric, self._queries, ask)
+        scores = scores if self._space.metric is Metric.L2 else self._space.bounded(scores)
         beyond = scores[:, -1].copy()
-    if block.dead is not None:
-        scores[block.dead[rows]] = -np.inf
-    return _Candidates(scores, rows, every, beyond)
+        if selection.mask is not None:
+            scores[~selection.mask[rows]] = -np.inf
+        elif block.dead is not None:
+            scores[block.dead[rows]] = -np.inf
+        return _Candidates(scores, rows, False, beyond, block.rows)
+
+    def _of_segment(self, segment: SegmentView) -> _Candidates:
+        selection = self._selection
+        if selection.mask is not None and selection.count <= _GATHERED_ROWS:
+            return self._of_rows(np.flatnonzero(selection.mask))
+        proposed = self._proposed(segment)
+        if proposed is not None:
+            return proposed
+        ask = min(self._ask, selection.count)
+        if ask >= MANY_HITS:
+            return self._many(segment, ask)
+        scores, rows = segment.segment.scan(self._queries, ask, selection.bitmap)
+        beyond = scores[:, -1].copy() if ask < selection.count else np.full(len(scores), -np.inf)
+        return _Candidates(scores, rows, False, beyond, selection.count)
+
+    def _proposed(self, segment: SegmentView) -> _Candidates | None:
+        """What the segment's index proposes; None where a scan is better or the index returns short."""
+        proposals, selection, recipe = self._wanted.proposals, self._selection, segment.segment.build.recipe
+        if proposals is None or recipe is Recipe.EXACT:
+            return None
+        let_through = selection.count / segment.rows
+        if let_through < (_SCANNED_SHARE_OF_GRAPH if recipe is Recipe.HNSW else _SCANNED_SHARE):
+            return None
+        ask = min(self._ask, selection.count)
+        candidates = max(ask, int(segment.rows * proposals.candidates_per_row))
+        if candidates > segment.rows * _LARGEST_PROPOSED_SHARE:
+            return None
+        effort = proposals.effort
+        if selection.mask is not None and recipe in CELL_RECIPES:
+            effort = effort.wider(let_through)
+        scores, rows = segment.segment.propose(self._queries, ask, candidates, effort, selection.bitmap)
+        if scores.min() == -np.inf:
+            return None
+        scanned = segment.segment.rows_scanned(candidates, effort)
+        return _Candidates(scores, rows, False, np.full(len(scores), -np.inf), scanned, recipe)
+
+    def _many(self, segment: SegmentView, ask: int) -> _Candidates:
+        min_score, selection = self._wanted.min_score, self._selection
+        leasts = np.full(len(self._queries), -np.inf) if min_score is None else min_score - 2.0 * self._error
+        found = [
+            segment.segment.scan_many(query, ask, least, selection.bitmap, selection.count)
+            for query, least in zip(self._queries, leasts.tolist(), strict=True)
+        ]
+        width = max(len(many.rows) for many in found)
+        scores = np.full((len(found), width), -np.inf, dtype=np.float32)
+        rows = np.zeros((len(found), width), dtype=np.int64)
+        for number, many in enumerate(found):
+            scores[number, : len(many.rows)] = self._bounded(many.scores)
+            rows[number, : len(many.rows)] = many.rows
+        beyond = np.array([many.border if len(many.rows) < self._selection.count else -np.inf for many in found])
+        if min_score is not None:
+            beyond[beyond < min_score - self._error] = -np.inf
+        return _Candidates(scores, rows, True, beyond, self._selection.count)
+
+    def _bounded(self, scores: np.ndarray) -> np.ndarray:
+        return scores if self._space.metric is Metric.L2 else self._space.bounded(scores)
 
 
 def _cut(found: list[_Candidates], limit: int, error: np.ndarray) -> np.ndarray:
@@ -178,15 +334,15 @@ def _cut(found: list[_Candidates], limit: int, error: np.ndarray) -> np.ndarray:
 
 
 def _final_hits(
-    parts: tuple[Part, ...],
+    view: ShardView,
     space: VectorSpace,
     queries: np.ndarray,
     found: list[_Candidates],
     cut: np.ndarray,
     wanted: Wanted,
 ) -> list[Hits]:
-    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
-    for number, (part, offered) in enumerate(zip(parts, found, strict=True)):
+    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    for number, (part, offered) in enumerate(zip(view.parts, found, strict=True)):
         query_of, place = np.nonzero((offered.scores >= cut[:, None]) & (offered.scores > -np.inf))
         rows = offered.rows[query_of, place]
         scores = offered.scores[query_of, place]
@@ -195,17 +351,21 @@ def _final_hits(
         if wanted.min_score is not None:
             kept = scores >= np.float32(wanted.min_score)
             query_of, rows, scores = query_of[kept], rows[kept], scores[kept]
-        columns.append((query_of, scores, part.ids_of(rows), rows.astype(np.int64) + (number << _PART_BITS)))
+        columns.append((query_of, scores, rows.astype(np.int64) + (number << _PART_BITS)))
     if not columns:
-        empty = Hits(np.empty(0, np.float32), np.empty(0, object), np.empty(0, np.int64))
-        return [empty] * len(queries)
-    query_of, scores, ids, addresses = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return [Hits(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
+    query_of, scores, addresses = (np.concatenate(column) for column in zip(*columns, strict=True))
     by_query = np.argsort(query_of, kind="stable")
     borders = np.searchsorted(query_of[by_query], np.arange(1, len(queries)))
-    return [
-        Hits(scores[part], ids[part], addresses[part])
-        for part in (own[best_first(scores[own], ids[own], wanted.limit)] for own in np.split(by_query, borders))
-    ]
+    hits: list[Hits] = []
+    for own in np.split(by_query, borders):
+        order = best_first(scores[own], partial(_ids_at, view, addresses[own]), wanted.limit)
+        hits.append(Hits(scores[own][order], addresses[own][order]))
+    return hits
+
+
+def _ids_at(view: ShardView, addresses: np.ndarray, places: np.ndarray) -> np.ndarray:
+    return view.ids_at(addresses[places])
 
 
 def _rescore(part: Part, space: VectorSpace, queries: np.ndarray, query_of: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ as one of these; nothing else decides on status codes.
     ├── FailedPrecondition   right in form, refused in this state (another fingerprint, a read-only shard)
     ├── ResourceExhausted    a limit of this server; try later or ask for less
     ├── Unavailable          not now; safe to repeat
+    ├── DeadlineExceeded     the caller has stopped waiting
     └── Unauthenticated      no token, or a wrong one
 """
 
@@ -78,6 +79,12 @@ class Unavailable(ServiceError):
     """The service can't answer now; repeating the request later is safe."""
 
     code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's deadline passed before the work was done."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 class Unauthenticated(ServiceError):

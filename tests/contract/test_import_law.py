@@ -28,6 +28,7 @@ STUB_PLACES = (
     "embedder_service/converters.py",
     "index_service/servicer.py",
     "index_service/converters.py",
+    "index_service/collection_converters.py",
     "index_service/search_converters.py",
     "protos/eyebright/vectors/numpy_codec.py",
     "client/eyebright_client/_messages.py",

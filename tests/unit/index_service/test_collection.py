@@ -224,7 +224,7 @@ def test_the_answer_includes_what_is_asked_for_and_states_its_evidence(collectio
             record.vector.tolist() for record in stored if record is not None and record.vector is not None
         ]
     evidence = answer.evidence
-    assert (evidence.shards_asked, evidence.shards_answered, evidence.rows_scanned) == (3, 3, 40)
+    assert (evidence.shards_asked, evidence.shards_answered, evidence.rows_scanned) == (3, 3, 39)
     assert evidence.shard_search_seconds > 0
     assert evidence.merge_seconds > 0
 

@@ -15,10 +15,10 @@ def test_it_is_the_order_of_a_plain_sort(hits: list[tuple[float, str]], limit: i
     ids = np.empty(len(hits), object)
     ids[:] = [own for _, own in hits]
     expected = sorted(hits, key=lambda hit: (-hit[0], hit[1].encode()))[:limit]
-    assert [hits[place] for place in best_first(scores, ids, limit)] == expected
+    assert [hits[place] for place in best_first(scores, ids.__getitem__, limit)] == expected
 
 
 def test_a_hundred_thousand_equal_scores_are_ordered_by_id() -> None:
     ids = np.array([f"{number:06d}" for number in np.random.default_rng(0).permutation(100_000)], object)
-    order = best_first(np.zeros(100_000, np.float32), ids, 5)
+    order = best_first(np.zeros(100_000, np.float32), ids.__getitem__, 5)
     assert ids[order].tolist() == ["000000", "000001", "000002", "000003", "000004"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from index_service import compaction, shard
+from index_service.compaction import Policy
 from index_service.memtable import Memtable
 from index_service.metrics import IndexMetrics
-from index_service.recipes import Recipe, code_count
+from index_service.recipes import FASTSCAN, Build, Recipe
 from index_service.records import Delete, Record, Upsert
 from index_service.segment import Interrupted, Rows
 from index_service.segment_folder import SegmentFolder
@@ -24,18 +24,14 @@ DIMENSION = 24
 SEAL_ROWS = 500
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes at hundreds of rows, not tens of thousands."""
-    monkeypatch.setattr(compaction, "CODES_FROM_ROWS", 1_500)
-
-
 def space(metric: Metric = Metric.COSINE) -> VectorSpace:
     return VectorSpace(DIMENSION, "ab" * 32, metric)
 
 
-def opened(folder: Path, own: VectorSpace) -> Shard:
-    return Shard(folder, "shard 0 of collection 'pets'", own, IndexMetrics(CollectorRegistry()), SEAL_ROWS)
+def opened(folder: Path, own: VectorSpace, build: Build = FASTSCAN) -> Shard:
+    """A shard with indexes and segments at hundreds of rows, not tens of thousands."""
+    policy = Policy(build, index_from_rows=1_500, seal_rows=SEAL_ROWS)
+    return Shard(folder, "shard 0 of collection 'pets'", own, IndexMetrics(CollectorRegistry()), policy)
 
 
 @pytest.fixture
@@ -61,7 +57,7 @@ def check(one: Shard, own: VectorSpace, model: dict[str, np.ndarray], random: np
         for query, hits in zip(queries, found.hits, strict=True):
             scores = own.scores(query[None, :], stored)
             order = np.argsort(-scores, kind="stable")[:limit]
-            assert hits.ids.tolist() == ids[order].tolist()
+            assert one.view.ids_at(hits.addresses).tolist() == ids[order].tolist()
             assert hits.scores.tolist() == scores[order].tolist()
             assert (one.view.vectors_at(hits.addresses) == stored[order]).all()
 
@@ -109,8 +105,8 @@ def test_writes_during_a_seal_and_a_merge_are_not_lost(folder: Path, monkeypatch
         write_segment = SegmentFolder.write
         during: list[list[str]] = []
 
-        def write_and_be_disturbed(self: SegmentFolder, rows: Rows, recipe: Recipe, stop: Event) -> object:
-            written = write_segment(self, rows, recipe, stop)
+        def write_and_be_disturbed(self: SegmentFolder, rows: Rows, build: Build, stop: Event) -> object:
+            written = write_segment(self, rows, build, stop)
             ids = during.pop()
             write(ids[::2])
             one.write([Delete(ids[1::2])])
@@ -165,39 +161,10 @@ def test_a_seal_in_the_middle_of_a_write_takes_no_row_that_is_not_shown_yet(
         check(one, own, model, random)
 
 
-def test_codes_propose_nearly_all_of_the_exact_answer_and_say_so(folder: Path) -> None:
-    random, own = np.random.default_rng(13), space()
-    with closing(opened(folder, own)) as one:
-        ids = [f"{number}" for number in range(8_000)]
-        one.write([Upsert([Record(name) for name in ids], random_vectors(random, own, 8_000))])
-        while one.compact(idle=True):
-            pass
-        one.write([Delete(ids[::10])])
-        [segment] = one.view.segments
-        assert segment.segment.recipe is Recipe.FASTSCAN
-        queries = random_vectors(random, own, 50).astype(np.float32)
-        exact = search(one.view, own, queries, Wanted(10))
-        proposed = search(one.view, own, queries, Wanted(10, candidates_per_row=0.05))
-        assert (exact.recipe, proposed.recipe) == (Recipe.EXACT, Recipe.FASTSCAN)
-        assert all(len(hits.ids) == 10 for hits in proposed.hits)
-        pairs = list(zip(exact.hits, proposed.hits, strict=True))
-        shared = [len(set(right.ids.tolist()) & set(found.ids.tolist())) for right, found in pairs]
-        assert sum(shared) / 500 > 0.9
-        scores = {name: score for hits in exact.hits[:1] for name, score in zip(hits.ids, hits.scores, strict=True)}
-        known = [
-            (scores[name], score)
-            for name, score in zip(proposed.hits[0].ids, proposed.hits[0].scores, strict=True)
-            if name in scores
-        ]
-        assert all(right == score for right, score in known)
-        large = search(one.view, own, queries, Wanted(1_000, candidates_per_row=0.05))
-        assert large.recipe is Recipe.EXACT
-
-
 def test_an_idle_shard_leaves_little_in_memory_and_does_not_rewrite_much_for_little(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard, "IDLE_SEAL_ROWS", 40)
+    monkeypatch.setattr("index_service.shard.IDLE_SEAL_ROWS", 40)
     random, own, model = np.random.default_rng(17), space(), dict[str, np.ndarray]()
     with closing(opened(folder, own)) as one:
 
@@ -294,10 +261,10 @@ def test_closing_cuts_compaction_short(folder: Path, monkeypatch: pytest.MonkeyP
     write_segment = SegmentFolder.write
     interrupted: list[bool] = []
 
-    def write_while_closing(self: SegmentFolder, rows: Rows, recipe: Recipe, stop: Event) -> object:
+    def write_while_closing(self: SegmentFolder, rows: Rows, build: Build, stop: Event) -> object:
         one._closing.set()
         try:
-            return write_segment(self, rows, recipe, stop)
+            return write_segment(self, rows, build, stop)
         except Interrupted:
             interrupted.append(True)
             raise
@@ -308,10 +275,3 @@ def test_closing_cuts_compaction_short(folder: Path, monkeypatch: pytest.MonkeyP
     one.close()
     assert list((folder / "segments").iterdir()) == []
     assert not one.compact(idle=True)
-
-
-@pytest.mark.parametrize("dimension", [1, 3, 17, 24, 192, 250, 768, 1152])
-def test_codes_divide_every_dimension(dimension: int) -> None:
-    count = code_count(dimension)
-    assert dimension % count == 0
-    assert dimension / count >= min(dimension, 4)
