@@ -19,7 +19,7 @@ from index_service.segment import SegmentView, prepare_worker
 SEAL_ROWS = 32_768
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
 
-IDLE_SEAL_ROWS = 4096
+IDLE_SEAL_ROWS = 512
 """The same for a shard that nobody writes to for a while: its searches then read one segment and no memory."""
 
 _MERGE_COUNT = 4
@@ -53,8 +53,8 @@ DEFAULT_POLICY = Policy()
 def segments_to_merge(segments: Sequence[SegmentView], policy: Policy, *, idle: bool) -> list[SegmentView]:
     """The segments that one should take the place of; none when they are well as they are.
 
-    While writes come, those of like size, so that a row is rewritten about once for each fourfold growth; when the
-    shard is idle, all of them, so that a search has one to look into, unless what is beside the largest is little.
+    Those of like size, so that a row is rewritten about once for each fourfold growth; when the shard is idle, all of
+    them, so that a search has one to look into, unless what is beside the largest is little.
     One that is built otherwise than the policy says is rebuilt by itself.
     """
     if not segments:
@@ -63,7 +63,7 @@ def segments_to_merge(segments: Sequence[SegmentView], policy: Policy, *, idle: 
     by_size = sorted(segments, key=lambda view: view.live_count)
     if idle and (dead or sum(view.live_count for view in by_size[:-1]) > _IDLE_SHARE * by_size[-1].live_count):
         return list(segments)
-    taken = [] if idle else _of_like_size(by_size)
+    taken = _of_like_size(by_size)
     if len(taken) >= _MERGE_COUNT:
         return taken
     return dead or [view for view in segments if view.segment.build != policy.for_rows(view.rows)][:1]

@@ -23,6 +23,7 @@ MANY_HITS = 4_096
 scan: the last bits of a float32 may differ from the score that a search for fewer hits states.
 """
 
+_LOWEST_SCORE = float(np.finfo(np.float32).min)
 _MARGIN_ROWS = 16
 _RESCORE_BYTES = 8 * 1024 * 1024
 _PART_BITS = 32
@@ -155,6 +156,19 @@ class _Candidates:
     """By each query."""
     recipe: Recipe = Recipe.EXACT
 
+    def of(self, query: int) -> "_Offered":
+        """What is offered for one query."""
+        return _Offered(self.scores[query], self.rows[query], self.final)
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """What one part offers for one query; as in _Candidates."""
+
+    scores: np.ndarray
+    rows: np.ndarray
+    final: bool
+
 
 def search(
     view: ShardView,
@@ -171,7 +185,7 @@ def search(
     """
     parts = view.parts
     lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
-    error = np.max([space.score_error(lengths, part.longest) for part in parts], axis=0) if parts else lengths
+    error = space.score_error(lengths, max((part.longest for part in parts), default=0.0))
     selections = [_select(part, mask) for part, mask in zip(parts, masks or [None] * len(parts), strict=True)]
     offers = [_Offers(part, own, space, queries, error, wanted) for part, own in zip(parts, selections, strict=True)]
     found = [offer.first() for offer in offers]
@@ -180,7 +194,10 @@ def search(
         short = [n for n, part in enumerate(found) if ((part.beyond >= cut) & (part.beyond > -np.inf)).any()]
         if not short:
             recipes = {part.recipe for part in found} - {Recipe.EXACT}
-            hits = _final_hits(view, space, queries, found, cut, wanted)
+            hits = [
+                _final_hits(view, space, query, [part.of(number) for part in found], border, wanted)
+                for number, (query, border) in enumerate(zip(queries, cut.tolist(), strict=True))
+            ]
             rows_scanned = len(queries) * sum(part.rows_scanned for part in found)
             return Found(hits, recipes.pop() if recipes else Recipe.EXACT, rows_scanned)
         for number in short:
@@ -326,53 +343,43 @@ def _cut(found: list[_Candidates], limit: int, error: np.ndarray) -> np.ndarray:
     The best ``limit`` rows score at least the limit-th offered score less the error; a row that reaches that was
     offered at no less than that less the error again.
     """
-    scores = np.concatenate([part.scores for part in found], axis=1) if found else np.empty((len(error), 0))
-    if scores.shape[1] <= limit:
+    if sum(part.scores.shape[1] for part in found) <= limit:
         return np.full(len(error), -np.inf)
+    scores = found[0].scores if len(found) == 1 else np.concatenate([part.scores for part in found], axis=1)
     place = scores.shape[1] - limit
     return np.asarray(np.partition(scores, place, axis=1)[:, place] - 2.0 * error)
 
 
 def _final_hits(
-    view: ShardView,
-    space: VectorSpace,
-    queries: np.ndarray,
-    found: list[_Candidates],
-    cut: np.ndarray,
-    wanted: Wanted,
-) -> list[Hits]:
-    columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    view: ShardView, space: VectorSpace, query: np.ndarray, found: list[_Offered], border: float, wanted: Wanted
+) -> Hits:
+    """The best of what all parts offer for a query (dimension,) above the border, by the metric's own score."""
+    all_scores: list[np.ndarray] = []
+    all_addresses: list[np.ndarray] = []
     for number, (part, offered) in enumerate(zip(view.parts, found, strict=True)):
-        query_of, place = np.nonzero((offered.scores >= cut[:, None]) & (offered.scores > -np.inf))
-        rows = offered.rows[query_of, place]
-        scores = offered.scores[query_of, place]
-        if not offered.final:
-            scores = _rescore(part, space, queries, query_of, rows)
+        kept = offered.scores >= max(border, _LOWEST_SCORE)
+        rows = offered.rows[kept]
+        if not rows.size:
+            continue
+        scores = offered.scores[kept] if offered.final else _rescored(part, space, query, rows)
         if wanted.min_score is not None:
-            kept = scores >= np.float32(wanted.min_score)
-            query_of, rows, scores = query_of[kept], rows[kept], scores[kept]
-        columns.append((query_of, scores, rows.astype(np.int64) + (number << _PART_BITS)))
-    if not columns:
-        return [Hits(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries)
-    query_of, scores, addresses = (np.concatenate(column) for column in zip(*columns, strict=True))
-    by_query = np.argsort(query_of, kind="stable")
-    borders = np.searchsorted(query_of[by_query], np.arange(1, len(queries)))
-    hits: list[Hits] = []
-    for own in np.split(by_query, borders):
-        order = best_first(scores[own], partial(_ids_at, view, addresses[own]), wanted.limit)
-        hits.append(Hits(scores[own][order], addresses[own][order]))
-    return hits
+            reached = scores >= np.float32(wanted.min_score)
+            scores, rows = scores[reached], rows[reached]
+        all_scores.append(scores)
+        all_addresses.append(rows + (number << _PART_BITS))
+    if not all_scores:
+        return Hits(np.empty(0, np.float32), np.empty(0, np.int64))
+    scores, addresses = np.concatenate(all_scores), np.concatenate(all_addresses)
+    order = best_first(scores, partial(_ids_at, view, addresses), wanted.limit)
+    return Hits(scores[order], addresses[order])
 
 
 def _ids_at(view: ShardView, addresses: np.ndarray, places: np.ndarray) -> np.ndarray:
     return view.ids_at(addresses[places])
 
 
-def _rescore(part: Part, space: VectorSpace, queries: np.ndarray, query_of: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The final scores of pairs (n,), a piece at a time so that the gathered vectors stay in the cache's reach."""
-    scores = np.empty(len(rows), dtype=np.float32)
+def _rescored(part: Part, space: VectorSpace, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The final scores of rows (n,), a piece at a time so that the gathered vectors stay in the cache's reach."""
     step = max(1, _RESCORE_BYTES // (4 * space.dimension))
-    for begin in range(0, len(rows), step):
-        piece = slice(begin, begin + step)
-        scores[piece] = space.scores(queries[query_of[piece]], part.vectors_of(rows[piece]))
-    return scores
+    pieces = (rows[begin : begin + step] for begin in range(0, len(rows), step))
+    return np.concatenate([space.scores(query[None, :], part.vectors_of(piece)) for piece in pieces])
