@@ -5,6 +5,7 @@ Owns the data folder: its lock, its layout and each collection's description.
     DATA_FOLDER/
       lock                                held by the one process that uses the folder
       collections/NAME/collection.json    what is fixed at creation
+      collections/NAME/queries.npz        some recent queries; can be done without
       collections/NAME/shard-000/         a shard's own files
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened
@@ -30,6 +31,8 @@ from index_service.collection import Collection, CollectionSpec
 from index_service.compaction import DEFAULT_POLICY, Policy
 from index_service.index_config import UNCONFIGURED, IndexConfig, read_config, write_config
 from index_service.metrics import IndexMetrics
+from index_service.query_reservoir import CAPACITY, QUERIES_FILE, QueryReservoir
+from index_service.recall_probe import RecallProbe
 from index_service.record_store import StoreError, StoreFull
 from index_service.segment_folder import sync_folder
 from index_service.shard import Shard
@@ -52,7 +55,16 @@ class DataFolderError(Exception):
 class Catalog:
     """The collections of one data folder. Any thread may call it."""
 
-    def __init__(self, folder: Path, workers: Workers, metrics: IndexMetrics, policy: Policy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: Workers,
+        metrics: IndexMetrics,
+        policy: Policy = DEFAULT_POLICY,
+        *,
+        probe: RecallProbe | None = None,
+        recorded_queries: int = CAPACITY,
+    ) -> None:
         """Lock the folder, clear what a crash left, and open every collection. Raises DataFolderError.
 
         ``policy`` holds for every collection, but for how its segments are built.
@@ -61,6 +73,8 @@ class Catalog:
         self._workers = workers
         self._metrics = metrics
         self._policy = policy
+        self._probe = probe
+        self._recorded_queries = recorded_queries
         self._changing = Lock()
         self._collections: dict[str, Collection] = {}
         _raise_open_file_limit()
@@ -98,6 +112,10 @@ class Catalog:
     def shards(self) -> list[Shard]:
         """Every shard of every collection."""
         return [shard for collection in self._collections.values() for shard in collection.shards]
+
+    def reservoirs(self) -> list[QueryReservoir]:
+        """The recent queries of every collection."""
+        return [collection.queries for collection in self._collections.values()]
 
     def by_name(self) -> list[Collection]:
         """All collections, in the order of their names."""
@@ -175,7 +193,8 @@ class Catalog:
                     future.result().close()
             raise failed[0]
         shards = [future.result() for future in futures]
-        return Collection(spec, shards, config, folder, self._workers, self._metrics)
+        queries = QueryReservoir(folder / QUERIES_FILE, spec.space, self._recorded_queries)
+        return Collection(spec, shards, config, folder, self._workers, self._metrics, queries, self._probe)
 
     def _record_count(self) -> int:
         return sum(len(collection) for collection in self._collections.values())

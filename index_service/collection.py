@@ -15,8 +15,12 @@ from threading import Lock
 
 import numpy as np
 
-from index_service.index_config import IndexConfig, write_config
+from index_service.index_config import IndexConfig, Modality, write_config
 from index_service.metrics import IndexMetrics
+from index_service.query_reservoir import QueryReservoir
+from index_service.recall_estimates import RecallEstimates
+from index_service.recall_probe import RecallProbe
+from index_service.recipes import Recipe
 from index_service.records import Delete, Fault, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.search import Queries, SearchAnswer, SearchOptions, search_shards
 from index_service.shard import Shard, ShardStats
@@ -70,11 +74,18 @@ class Collection:
         folder: Path,
         workers: Workers,
         metrics: IndexMetrics,
+        queries: QueryReservoir,
+        probe: RecallProbe | None,
     ) -> None:
         """``folder`` is where ``config`` is kept."""
         self.spec = spec
         self.shards = shards
         self.config = config
+        self.queries = queries
+        """Some of the recent queries."""
+        self.recall = RecallEstimates(spec.name, metrics)
+        """How much of the exact answers the approximate ones hold."""
+        self._probe = probe
         self._folder = folder
         self._configuring = Lock()
         self._workers = workers
@@ -85,6 +96,8 @@ class Collection:
 
     def close(self) -> None:
         """Close all shards; calls from now on raise NotFound."""
+        self.recall.close()
+        self.queries.close()
         for shard in self.shards:
             shard.close()
 
@@ -104,6 +117,7 @@ class Collection:
             self.config = changed
             for shard in self.shards:
                 shard.policy = replace(shard.policy, build=changed.build_in_force)
+            self.recall.forget()
 
     def upsert(self, batches: Sequence[UpsertBatch]) -> list[list[Fault]]:
         """Write batches in order; all their writes to one shard share a commit. Returns the fault of each record.
@@ -216,7 +230,7 @@ class Collection:
             vectors.append(vector)
             good.append(item)
         stacked = np.stack(vectors) if vectors else np.empty((0, self.spec.space.dimension), np.float32)
-        return self._search(Queries(stacked, good, faults), options)
+        return self._search(Queries(stacked, good, faults), replace(options, modality=Modality.RECORD))
 
     def stats(self) -> list[ShardStats]:
         """The state of each shard, in order."""
@@ -226,9 +240,19 @@ class Collection:
         def read_records(ids: Sequence[str]) -> list[StoredRecord | None]:
             return self.read(ids, with_vectors=False)
 
-        return search_shards(
+        generation = self.recall.generation  # read before the choices that it goes with
+        answer = search_shards(
             self.shards, self.spec.space, self.config, queries, options, read_records, self._workers, self._metrics
         )
+        if not options.offset:  # a page that is turned is the same query again
+            self.queries.add(options.modality, queries.vectors, options.k)
+            if self._probe is not None:
+                self._probe.offer(self.recall, generation, self.spec.space, queries, options, answer)
+        if options.target_recall is None and answer.evidence.recipe is not Recipe.EXACT:
+            measured = self.recall.expected(options.modality, answer.evidence.recipe)
+            if measured is not None:
+                return replace(answer, evidence=replace(answer.evidence, estimated_recall=measured))
+        return answer
 
     def _route(self, ids: dict[int, str]) -> list[tuple[int, list[int]]]:
         """The shards that ids lie in, by number, each with the rows of its ids."""

@@ -3,14 +3,15 @@
 Owns the limits that collection.proto states of a request's form.
 """
 
-from eyebright.index.v1 import collection_pb2
+from eyebright.index.v1 import collection_pb2, search_pb2
 from eyebright.vectors.numpy_codec import MAX_DIMENSION
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from index_service.catalog import is_collection_name
 from index_service.collection import Collection
 from index_service.converters import check_range
-from index_service.index_config import IndexConfig
+from index_service.index_config import IndexConfig, Modality
+from index_service.recall_estimates import RecallEstimate
 from index_service.recipes import CENTRED_RECIPES, Build, Effort, Recipe
 from index_service.vector_space import Metric, VectorSpace
 from service_runtime.errors import InvalidArgument
@@ -34,6 +35,11 @@ _RECIPES = {
     collection_pb2.RECIPE_HNSW: Recipe.HNSW,
     collection_pb2.RECIPE_IVF_FLAT: Recipe.IVF_FLAT,
     collection_pb2.RECIPE_LSH: Recipe.LSH,
+}
+_MODALITY_NUMBERS = {
+    Modality.TEXT: search_pb2.MODALITY_TEXT,
+    Modality.IMAGE: search_pb2.MODALITY_IMAGE,
+    Modality.RECORD: search_pb2.MODALITY_RECORD,
 }
 _RECIPE_NUMBERS = {recipe: number for number, recipe in _RECIPES.items()}
 
@@ -149,4 +155,19 @@ def stats_message(collection: Collection) -> collection_pb2.GetStatsResponse:
             )
             for shard in shards
         ],
+        recall=[_recall_message(estimate) for estimate in collection.recall.all()],
+    )
+
+
+def _recall_message(estimate: RecallEstimate) -> collection_pb2.RecallEstimate:
+    since = Timestamp()
+    since.FromNanoseconds(estimate.since_ns)
+    return collection_pb2.RecallEstimate(
+        modality=_MODALITY_NUMBERS[estimate.modality],
+        recipe=estimate.recipe.value,
+        mean=estimate.mean,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        sample_count=estimate.sample_count,
+        since=since,
     )

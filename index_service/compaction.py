@@ -4,8 +4,6 @@ Owns the choices and the order of work. Knows shards by their ``compact`` alone.
 """
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +12,8 @@ from typing import Protocol
 
 from index_service.index_config import INDEX_FROM_ROWS
 from index_service.recipes import EXACT, FASTSCAN, Build
-from index_service.segment import SegmentView, prepare_worker
+from index_service.segment import SegmentView
+from index_service.workers import step_behind
 
 SEAL_ROWS = 32_768
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
@@ -27,7 +26,6 @@ _DEAD_SHARE = 0.2
 _IDLE_SHARE = 0.05
 _IDLE_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
-_LOWEST_PRIORITY = 19
 
 _logger = logging.getLogger("eyebright.compaction")
 
@@ -111,9 +109,7 @@ class Compactor:
         self._thread.join()
 
     def _run(self) -> None:
-        prepare_worker()
-        if sys.platform == "linux":  # where threads have priorities of their own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        step_behind()
         while not self._stopping.wait(_LOOK_SECONDS):
             while self._look() and not self._stopping.is_set():
                 pass

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 from index_service.catalog import Catalog
 from index_service.compaction import Compactor, Policy
 from index_service.metrics import IndexMetrics
+from index_service.query_reservoir import ReservoirSaver
+from index_service.recall_probe import CpuBudget, RecallProbe
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
 from index_service.workers import Workers
@@ -27,7 +29,11 @@ class IndexHost:
         self._workers = Workers(settings.search_threads)
         self._servicer = IndexServicer(settings)
         self._catalog: Catalog | None = None
+        self._probe = RecallProbe(
+            settings.recall_probe_share, CpuBudget(settings.recall_probe_cpu_share), self._metrics
+        )
         self._compactor: Compactor | None = None
+        self._reservoir_saver: ReservoirSaver | None = None
 
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
@@ -35,19 +41,32 @@ class IndexHost:
 
     async def start(self) -> None:
         """Open all collections; the server answers nobody before. Raises DataFolderError."""
-        folder = self._settings.data_folder
-        policy = Policy(index_from_rows=self._settings.index_from_rows, seal_rows=self._settings.seal_rows)
-        self._catalog = await asyncio.to_thread(Catalog, folder, self._workers, self._metrics, policy)
+        self._catalog = await asyncio.to_thread(self._open)
         self._compactor = Compactor(self._catalog.shards)
+        self._reservoir_saver = ReservoirSaver(self._catalog.reservoirs)
         self._servicer.serve(self._catalog)
 
     async def stop(self) -> None:
         """Let the work under way end, then close everything."""
         await asyncio.to_thread(self._close)
 
+    def _open(self) -> Catalog:
+        settings = self._settings
+        return Catalog(
+            settings.data_folder,
+            self._workers,
+            self._metrics,
+            Policy(index_from_rows=settings.index_from_rows, seal_rows=settings.seal_rows),
+            probe=self._probe,
+            recorded_queries=settings.recorded_queries,
+        )
+
     def _close(self) -> None:
         self._servicer.close()
         self._workers.close()
+        self._probe.close()
+        if self._reservoir_saver is not None:
+            self._reservoir_saver.close()
         if self._catalog is not None:
             self._catalog.close()
         if self._compactor is not None:

@@ -91,6 +91,10 @@ class SearchAnswer:
 
     results: list[QueryAnswer | ServiceError]
     evidence: Evidence
+    views: Sequence[ShardView]
+    """What was searched, as it stood."""
+    masks: Sequence[Sequence[np.ndarray | None] | None]
+    """For each view, what a filter let through, as ``shard_search.search`` takes it; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ def search_shards(
 
     Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``, and DeadlineExceeded.
     """
-    search = _Search([shard.view for shard in shards], space, config, queries, options, workers, metrics)
+    views = [shard.view for shard in shards]
+    search = _Search(views, space, config, queries, options, workers, metrics)
     size = _AnswerSize(options)
     merge_seconds = 0.0
     found: list[QueryAnswer] = []
@@ -145,6 +150,8 @@ def search_shards(
             shard_search_seconds=max(search.shard_seconds, default=0.0),
             merge_seconds=merge_seconds + search.merge_seconds,
         ),
+        views,
+        [None] * len(views),
     )
 
 

@@ -50,6 +50,17 @@ class IndexSettings(ServiceSettings):
     request_threads: int = Field(16, ge=1, le=1024)
     """Requests worked on side by side, 1 to 1,024; others wait. Writes that wait together share a commit."""
 
+    recall_probe_share: float = Field(0.01, ge=0, le=1)
+    """Share of live queries that are answered again exactly in the background, to know the recall of approximate
+    answers, 0 to 1; 0 turns it off."""
+
+    recall_probe_cpu_share: float = Field(0.05, gt=0, le=1)
+    """Most of one core that may be spent on that, above 0 to 1. Sampled queries past it are dropped and counted."""
+
+    recorded_queries: int = Field(512, ge=0, le=65_536)
+    """Recent queries that each collection keeps as vectors, in memory and in its folder, captions and images apart, to
+    be tuned on, 0 to 65,536; 0 keeps none and removes those kept before."""
+
 
 def read_settings(arguments: Sequence[str]) -> IndexSettings:
     """The settings from a command line and the environment; the command line wins.

@@ -4,6 +4,9 @@ Owns how many there are. Search threads are fixed in number and run one OpenMP t
 cores instead of fighting for them; write threads mostly wait for the disk.
 """
 
+import os
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,9 +15,17 @@ from index_service.segment import prepare_worker
 from service_runtime.cores import usable_cores
 
 _WRITE_THREADS = 16
+_LOWEST_PRIORITY = 19
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def step_behind() -> None:
+    """Call first in a thread of the background: it searches as a worker does, and makes way for all others."""
+    prepare_worker()
+    if sys.platform == "linux":  # where threads have priorities of their own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 class Workers:

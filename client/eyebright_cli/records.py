@@ -7,7 +7,7 @@ import dataclasses
 from typing import Annotated
 
 import typer
-from eyebright_client import CollectionStats
+from eyebright_client import CollectionStats, RecallEstimate
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +34,8 @@ STATS_EXAMPLES = """\b
 eyebright stats
 eyebright stats --collection holidays --json
 """
+
+_ASKED = {"text": "captions", "image": "pictures", "record": "records"}
 
 
 def delete(
@@ -68,6 +70,8 @@ def stats(
     if as_json:
         values = dataclasses.asdict(found)
         values["collection"]["create_time"] = found.collection.create_time.isoformat()
+        for estimate in values["recall"]:
+            estimate["since"] = estimate["since"].isoformat()
         print_json(values)
     else:
         make_console().print(_stats_view(found))
@@ -93,7 +97,16 @@ def _stats_view(found: CollectionStats) -> RenderableType:
         f"{collection.dimension} dimensions · {collection.metric} · made {collection.create_time:%Y-%m-%d %H:%M} UTC · "
         f"fingerprint {collection.fingerprint}"
     )
-    return Group(table, Text(line, "dim"))
+    return Group(table, *(Text(recall_line(estimate)) for estimate in found.recall), Text(line, "dim"))
+
+
+def recall_line(estimate: RecallEstimate) -> str:
+    """How much of the exact answers one recipe finds for one modality, in a line."""
+    queries = "query" if estimate.sample_count == 1 else "queries"
+    return (
+        f"recall@k of {_ASKED[estimate.modality]} {estimate.mean:.3f} ({estimate.lower:.3f}-{estimate.upper:.3f}, "
+        f"{estimate.sample_count:,} sampled {queries}, {plain(estimate.recipe)})"
+    )
 
 
 def _mebibytes(size_bytes: int) -> str:

@@ -30,6 +30,7 @@ from eyebright_client._results import (
     Metric,
     Modality,
     Model,
+    RecallEstimate,
     Record,
     RecordPage,
     SearchResult,
@@ -51,6 +52,7 @@ _MODALITIES: dict[Modality, search_pb2.Modality] = {
     "image": search_pb2.MODALITY_IMAGE,
     "record": search_pb2.MODALITY_RECORD,
 }
+_MODALITY_NAMES = {number: name for name, number in _MODALITIES.items()}
 _INCLUDES = ("caption", "source_uri", "metadata", "vector")
 
 
@@ -173,6 +175,19 @@ def read_stats(response: collection_pb2.GetStatsResponse) -> CollectionStats:
         shards=tuple(
             ShardStats(**{name: getattr(shard, name) for name in ShardStats.__slots__}) for shard in response.shards
         ),
+        recall=tuple(_read_recall(estimate) for estimate in response.recall if estimate.modality in _MODALITY_NAMES),
+    )
+
+
+def _read_recall(estimate: collection_pb2.RecallEstimate) -> RecallEstimate:
+    return RecallEstimate(
+        modality=_MODALITY_NAMES[estimate.modality],
+        recipe=estimate.recipe,
+        mean=estimate.mean,
+        lower=estimate.lower,
+        upper=estimate.upper,
+        sample_count=estimate.sample_count,
+        since=estimate.since.ToDatetime(tzinfo=UTC),
     )
 
 

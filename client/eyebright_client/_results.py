@@ -126,12 +126,34 @@ class ShardStats:
 
 
 @dataclass(frozen=True, slots=True)
+class RecallEstimate:
+    """How much of the exact answers the approximate ones hold, from live queries that were answered again exactly.
+
+    ``mean``: share of the exact best min(k, 100) hits that the answers held, 0 to 1, for queries of this modality that
+    this recipe answered; it lies between ``lower`` and ``upper`` with 95 % confidence or more. ``sample_count``: the
+    queries it rests on, the newest 1,000 at most; the oldest was answered again at ``since``, in UTC.
+    """
+
+    modality: Modality
+    recipe: str
+    mean: float
+    lower: float
+    upper: float
+    sample_count: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionStats:
-    """How large a collection is and where it lies."""
+    """How large a collection is, where it lies, and how far its approximate answers can be trusted.
+
+    ``recall`` is empty while all answers are exact, or no query was sampled yet.
+    """
 
     collection: Collection
     record_count: int
     shards: tuple[ShardStats, ...]
+    recall: tuple[RecallEstimate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

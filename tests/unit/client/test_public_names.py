@@ -37,6 +37,7 @@ NAMES = [
     "NotFound",
     "PermissionDenied",
     "Progress",
+    "RecallEstimate",
     "Record",
     "ResourceExhausted",
     "SearchResult",

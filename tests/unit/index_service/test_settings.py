@@ -20,6 +20,8 @@ def test_defaults_and_the_command_line_over_the_environment(monkeypatch: pytest.
         ([], "^--data-folder is required$"),
         (["--data-folder", "d", "--port", "70000"], "^--port: .*65535, not '70000'$"),
         (["--data-folder", "d", "--default-shard-count", "0"], "--default-shard-count: .*, not '0'"),
+        (["--data-folder", "d", "--recall-probe-share", "1.5"], "--recall-probe-share: .*, not '1.5'"),
+        (["--data-folder", "d", "--recall-probe-cpu-share", "0"], "--recall-probe-cpu-share: .*, not '0'"),
         (["--data-folder", "d", "--host", "0.0.0.0"], "^host 0.0.0.0 is reachable"),
     ],
 )
