@@ -73,7 +73,7 @@ class CallInterceptor(aio.ServerInterceptor):
             async def streaming(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
                 call = self._begin(path, metadata)
                 try:
-                    await _send_request_id(call, context)
+                    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
                     self._authenticate(path, metadata)
                     answers = inner(request, context)
                     if isinstance(answers, Awaitable):
@@ -91,7 +91,8 @@ class CallInterceptor(aio.ServerInterceptor):
         async def unary(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             call = self._begin(path, metadata)
             try:
-                await _send_request_id(call, context)
+                # At the end, where it goes out with the answer: sent first it would cost as much as a small search.
+                context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
                 self._authenticate(path, metadata)
                 return await inner(request, context)
             except BaseException as error:
@@ -133,10 +134,6 @@ class CallInterceptor(aio.ServerInterceptor):
         _logger.log(level, "call", extra=extra)
 
 
-async def _send_request_id(call: _Call, context: aio.ServicerContext[Any, Any]) -> None:
-    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
-
-
 def _rewrapped(
     handler: grpc.RpcMethodHandler[Any, Any], wrap: Callable[[Callable[..., Any], bool], Callable[..., Any]]
 ) -> grpc.RpcMethodHandler[Any, Any]:
@@ -159,7 +156,7 @@ async def _fail(call: _Call, error: BaseException, context: aio.ServicerContext[
     """Answer an error with its status. Returns never: grpc ends the call by raising."""
     if isinstance(error, ServiceError):
         call.code, call.message = error.code, error.message
-        await context.abort(error.code, error.message, error.trailing_metadata())
+        await context.abort(error.code, error.message, (*context.trailing_metadata(), *error.trailing_metadata()))
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         call.code = grpc.StatusCode.CANCELLED
         raise error

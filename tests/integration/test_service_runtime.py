@@ -65,9 +65,9 @@ async def test_request_id_is_kept_when_given_and_made_when_not(channel: aio.Chan
     echo = _method(channel, "Echo")
     call = echo(b"x", metadata=(("x-request-id", "mine-1"),))
     assert await call == b"x"
-    assert dict(await call.initial_metadata())["x-request-id"] == "mine-1"
+    assert dict(await call.trailing_metadata())["x-request-id"] == "mine-1"
     for given in ((), (("x-request-id", "with space"),), (("x-request-id", "x" * 129),)):
-        made = dict(await echo(b"x", metadata=given).initial_metadata())["x-request-id"]
+        made = dict(await echo(b"x", metadata=given).trailing_metadata())["x-request-id"]
         assert len(made) == 32, made
 
 
