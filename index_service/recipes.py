@@ -80,13 +80,18 @@ class Effort:
         return replace(self, probed_share=min(1.0, self.probed_share * let_through**-0.5))
 
 
-def train(build: Build, vectors: np.ndarray, metric: int) -> tuple[Any, np.ndarray | None]:
-    """An empty index that proposes, trained on a sample of ``vectors`` (n, dimension) float16, and what is to be
-    subtracted from each vector that is added: the mean (dimension,) float32, or None.
+def training_rows(build: Build, rows: int) -> int:
+    """How many of so many rows an index is trained on."""
+    return min(rows, max(_TRAINING_ROWS, cell_count(rows) * _TRAINING_ROWS_PER_CELL * (build.recipe in CELL_RECIPES)))
+
+
+def train(build: Build, sample: np.ndarray, rows: int, metric: int) -> tuple[Any, np.ndarray | None]:
+    """An empty index that proposes, for so many rows, trained on a sample (n, dimension) float16 of them; and what is
+    to be subtracted from each vector that is added: the mean (dimension,) float32, or None.
     """
-    count, dimension = vectors.shape
-    cells = cell_count(count)
-    mean = vectors.mean(axis=0, dtype=np.float32) if build.centred else None
+    dimension = sample.shape[1]
+    cells = cell_count(rows)
+    mean = sample.mean(axis=0, dtype=np.float32) if build.centred else None
     match build.recipe:
         case Recipe.FASTSCAN:
             # One inverted list holds everything: flat fast-scan indexes take no selector, their inverted form does.
@@ -103,12 +108,9 @@ def train(build: Build, vectors: np.ndarray, metric: int) -> tuple[Any, np.ndarr
             index = faiss.IndexLSH(dimension, _BITS_PER_NUMBER * dimension)
         case Recipe.EXACT:
             raise ValueError("an exact segment has no index that proposes")
-    wanted = _TRAINING_ROWS
     if build.recipe in CELL_RECIPES:
         index.cp.niter = _CELL_ITERATIONS
-        wanted = max(wanted, cells * _TRAINING_ROWS_PER_CELL)
-    chosen = np.random.default_rng(0).choice(count, min(count, wanted), replace=False)
-    index.train(centred(vectors[np.sort(chosen)], mean))
+    index.train(centred(sample, mean))
     return index, mean
 
 

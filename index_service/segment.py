@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -65,6 +65,19 @@ class Interrupted(Exception):
     """The segment was not written, because its shard closes."""
 
 
+class Vectors(Protocol):
+    """Vectors (n, dimension) float16 that are read a piece at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and the dimension."""
+        ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401 - a slice or an array of rows
+        """Some of them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """What a segment is made of; entry i of each column belongs to row i."""
@@ -72,8 +85,26 @@ class Rows:
     numbers: np.ndarray
     """(n,) int64, ascending."""
     ids: Sequence[str]
-    vectors: np.ndarray
-    """(n, dimension) float16."""
+    vectors: Vectors
+
+
+class GatheredVectors:
+    """Rows of several arrays in one order, copied out of them only when they are asked for."""
+
+    def __init__(self, parts: Sequence[np.ndarray], part_of: np.ndarray, row_of: np.ndarray) -> None:
+        """Row i is row ``row_of[i]`` of ``parts[part_of[i]]``."""
+        self._parts = parts
+        self._part_of = part_of
+        self._row_of = row_of
+        self.shape = len(part_of), parts[0].shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:  # noqa: ANN401
+        part_of, row_of = self._part_of[rows], self._row_of[rows]
+        gathered = np.empty((len(part_of), self.shape[1]), dtype=STORED_DTYPE)
+        for number, part in enumerate(self._parts):
+            own = part_of == number
+            gathered[own] = part[row_of[own]]
+        return gathered
 
 
 def prepare_worker() -> None:
@@ -96,8 +127,12 @@ def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, st
     """Write the files of a segment into an empty folder. Nothing is made durable. Raises Interrupted once stopped."""
     metric = _METRICS[space.metric]
     exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, metric)
-    proposing, mean = (None, None) if build.recipe is Recipe.EXACT else recipes.train(build, rows.vectors, metric)
-    for begin in range(0, len(rows.ids), _ENCODE_ROWS):
+    count = len(rows.ids)
+    proposing, mean = None, None
+    if build.recipe is not Recipe.EXACT:
+        chosen = np.random.default_rng(0).choice(count, recipes.training_rows(build, count), replace=False)
+        proposing, mean = recipes.train(build, rows.vectors[np.sort(chosen)], count, metric)
+    for begin in range(0, count, _ENCODE_ROWS):
         if stop.is_set():
             raise Interrupted
         piece = rows.vectors[begin : begin + _ENCODE_ROWS]
@@ -133,12 +168,12 @@ class Segment:
         with (folder / IDS_FILE).open("rb") as file:
             self._ids = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         code_bytes = faiss.rev_swig_ptr(self._exact.codes.data(), self.rows * self._exact.code_size)
-        self._vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
+        self.vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
         self.longest = self._longest()
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""
-        vectors: np.ndarray = self._vectors[rows].astype(np.float32)
+        vectors: np.ndarray = self.vectors[rows].astype(np.float32)
         return vectors
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
@@ -240,7 +275,7 @@ class Segment:
         squares = [
             np.einsum("nd,nd->n", piece, piece, dtype=np.float64).max()
             for piece in (
-                self._vectors[begin : begin + _ENCODE_ROWS].astype(np.float32)
+                self.vectors[begin : begin + _ENCODE_ROWS].astype(np.float32)
                 for begin in range(0, self.rows, _ENCODE_ROWS)
             )
         ]
@@ -303,11 +338,20 @@ class SegmentView:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero(self.dead if earlier.dead is None else self.dead & ~earlier.dead)
 
-    def live_rows(self) -> Rows:
-        """What a new segment in place of this one would hold."""
-        rows = np.arange(self.rows) if self.dead is None else np.flatnonzero(~self.dead)
-        segment = self.segment
-        return Rows(segment.numbers[rows], segment.ids_of(rows).tolist(), segment._vectors[rows])
+    def live_rows(self) -> np.ndarray:
+        """The rows (n,) that a new segment in place of this one would hold."""
+        return np.arange(self.rows) if self.dead is None else np.flatnonzero(~self.dead)
+
+
+def merged_rows(views: Sequence[SegmentView]) -> Rows:
+    """What a segment in place of these would hold."""
+    live = [view.live_rows() for view in views]
+    numbers = np.concatenate([view.segment.numbers[rows] for view, rows in zip(views, live, strict=True)])
+    order = np.argsort(numbers)
+    part_of = np.repeat(np.arange(len(views), dtype=np.uint16), [len(rows) for rows in live])[order]
+    ids = np.concatenate([view.ids_of(rows) for view, rows in zip(views, live, strict=True)])[order].tolist()
+    vectors = GatheredVectors([view.segment.vectors for view in views], part_of, np.concatenate(live)[order])
+    return Rows(numbers[order], ids, vectors)
 
 
 def _is_live(live: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ from index_service.record_store import (
     StoreFull,
 )
 from index_service.records import Delete, StoredRecord, Upsert, Write
-from index_service.segment import Interrupted, Rows, Segment, SegmentView
+from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
 from index_service.segment_folder import SegmentFolder
 from index_service.shard_search import ShardView
 from index_service.vector_space import STORED_DTYPE, VectorSpace
@@ -281,12 +281,7 @@ class Shard:
     def _merge(self, merging: Sequence[SegmentView]) -> None:
         """Put one segment in the place of several, without their dead."""
         with self._metrics.stage("merge_segments"):
-            parts = [view.live_rows() for view in merging]
-            numbers = np.concatenate([part.numbers for part in parts])
-            order = np.argsort(numbers)
-            ids = np.concatenate([np.array(part.ids, dtype=object) for part in parts])[order].tolist()
-            rows = Rows(numbers[order], ids, np.concatenate([part.vectors for part in parts])[order])
-            merged = self._written(rows, replaced=[view.segment for view in merging])
+            merged = self._written(merged_rows(merging), replaced=[view.segment for view in merging])
         names = {view.segment.name for view in merging}
         with self._writer_lock:
             now = {view.segment.name: view for view in self._segments}
