@@ -6,7 +6,7 @@ Owns what is said where the distribution is installed without the service's extr
 import sys
 from importlib.util import find_spec
 
-_LIBRARIES = ("faiss", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic_settings")
+_LIBRARIES = ("faiss", "fsspec", "grpc_health", "grpc_reflection", "prometheus_client", "pydantic_settings")
 
 if __name__ == "__main__":
     if missing := [name for name in _LIBRARIES if find_spec(name) is None]:

@@ -7,6 +7,7 @@ Owns the data folder: its lock, its layout and each collection's description.
       collections/NAME/collection.json    what is fixed at creation
       collections/NAME/queries.npz        some recent queries; can be done without
       collections/NAME/shard-000/         a shard's own files
+      collections/NAME/index.json         what may change later; absent while nothing has
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened
 """
@@ -29,7 +30,7 @@ from typing import IO, Any
 
 from index_service.collection import Collection, CollectionSpec
 from index_service.compaction import DEFAULT_POLICY, Policy
-from index_service.index_config import UNCONFIGURED, IndexConfig, read_config, write_config
+from index_service.index_config import CONFIG_FILE, UNCONFIGURED, IndexConfig, read_config, write_config
 from index_service.metrics import IndexMetrics
 from index_service.query_reservoir import CAPACITY, QUERIES_FILE, QueryReservoir
 from index_service.recall_probe import RecallProbe
@@ -38,7 +39,10 @@ from index_service.segment_folder import sync_folder
 from index_service.shard import Shard
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
-from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, Unavailable
+from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, ServiceError, Unavailable
+
+CONFIG_FILES = (CONFIG_FILE,)
+"""Files beside collection.json that belong to a collection, where they exist."""
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -126,24 +130,42 @@ class Catalog:
         with self._changing:
             self.refuse_existing(name)
             spec = CollectionSpec(name, space, shard_count, time.time_ns())
-            made = self._folder / f".creating-{name}-{uuid.uuid4().hex}"
+            made = self.folder_aside(name)
             try:
-                _write_collection(made, spec, config)
-                made = made.rename(self._folder / name)
-                sync_folder(self._folder)
-                collection = self._open(spec)
+                made.mkdir()
+                _write_shards(made, spec)
+                write_config(made, config)
+                return self._take(made, spec)
             except (OSError, StoreError) as error:
                 shutil.rmtree(made, ignore_errors=True)
-                message = f"collection {name!r} can't be created: {error}"
-                full = isinstance(error, StoreFull) or getattr(error, "errno", None) in _FULL_ERRNOS
-                raise (ResourceExhausted(message) if full else Unavailable(message)) from error
-            self._collections = {**self._collections, name: collection}
-            return collection
+                raise disk_error(f"collection {name!r} can't be created", error) from error
 
-    def refuse_existing(self, name: str) -> None:
-        """Raise AlreadyExists when the name is in use."""
+    def folder_aside(self, name: str) -> Path:
+        """Where a collection can be made before it counts; what a crash leaves there is removed at the next start."""
+        return self._folder / f".creating-{name}-{uuid.uuid4().hex}"
+
+    def adopt(self, name: str, made: Path, space: VectorSpace, shard_count: int) -> Collection:
+        """Let a folder count that lies aside and durably holds every shard; it is removed when that fails.
+
+        Raises AlreadyExists, OSError or StoreError.
+        """
+        with self._changing:
+            try:
+                self.refuse_existing(name, "collection")
+                return self._take(made, CollectionSpec(name, space, shard_count, time.time_ns()))
+            except BaseException:
+                shutil.rmtree(made, ignore_errors=True)
+                raise
+
+    def config_files(self, name: str) -> dict[str, bytes]:
+        """What a collection keeps beside its description, by the file's name."""
+        paths = [self._folder / name / file for file in CONFIG_FILES]
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+    def refuse_existing(self, name: str, field: str = "name") -> None:
+        """Raise AlreadyExists, naming the field of the request, when the name is in use."""
         if name in self._collections:
-            raise AlreadyExists(f"there is a collection {name!r} already", field="name")
+            raise AlreadyExists(f"there is a collection {name!r} already", field=field)
 
     def delete(self, name: str) -> None:
         """Remove a collection and everything in it. Raises NotFound, Unavailable when its folder can't be moved."""
@@ -159,6 +181,21 @@ class Catalog:
                 self._collections = {**self._collections, name: self._open(collection.spec)}
                 raise Unavailable(f"collection {name!r} can't be deleted: {error}") from error
             shutil.rmtree(aside, ignore_errors=True)
+
+    def _take(self, made: Path, spec: CollectionSpec) -> Collection:
+        """Describe a folder of shards, move it to its place and open it. Raises OSError or StoreError, and leaves no
+        collection then.
+        """
+        _write_description(made, spec)
+        place = made.rename(self._folder / spec.name)
+        try:
+            sync_folder(self._folder)
+            collection = self._open(spec)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        self._collections = {**self._collections, spec.name: collection}
+        return collection
 
     def _open_all(self) -> None:
         specs: list[CollectionSpec] = []
@@ -182,7 +219,7 @@ class Catalog:
 
         def open_shard(number: int) -> Shard:
             name = f"shard {number} of collection {spec.name!r}"
-            return Shard(_shard_folder(folder, number), name, spec.space, self._metrics, policy)
+            return Shard(shard_folder(folder, number), name, spec.space, self._metrics, policy)
 
         with ThreadPoolExecutor(min(spec.shard_count, 8)) as openers:
             futures = [openers.submit(open_shard, number) for number in range(spec.shard_count)]
@@ -219,19 +256,28 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
-def _write_collection(folder: Path, spec: CollectionSpec, config: IndexConfig) -> None:
-    """Write a whole new collection to a folder, and everything of it to disk."""
-    folder.mkdir()
+def disk_error(what: str, error: OSError | StoreError) -> ServiceError:
+    """The answer to a caller whose wish the disk refused; ``what`` says which."""
+    message = f"{what}: {error}"
+    full = isinstance(error, StoreFull) or getattr(error, "errno", None) in _FULL_ERRNOS
+    return ResourceExhausted(message) if full else Unavailable(message)
+
+
+def _write_shards(folder: Path, spec: CollectionSpec) -> None:
+    """Write empty shards to a folder, and everything of them to disk."""
     for number in range(spec.shard_count):
-        shard_folder = _shard_folder(folder, number)
-        shard_folder.mkdir()
-        Shard.create(shard_folder, spec.space.dimension)
-        sync_folder(shard_folder)
+        own = shard_folder(folder, number)
+        own.mkdir()
+        Shard.create(own, spec.space.dimension)
+        sync_folder(own)
+
+
+def _write_description(folder: Path, spec: CollectionSpec) -> None:
+    """Write collection.json, durably."""
     with (folder / "collection.json").open("w", encoding="utf-8") as file:
         json.dump(_describe(spec), file, indent=2)
         file.flush()
         os.fsync(file.fileno())
-    write_config(folder, config)
     sync_folder(folder)
 
 
@@ -262,7 +308,8 @@ def _read_spec(folder: Path) -> CollectionSpec:
         raise DataFolderError(f"{path} is missing or damaged: {error!r}") from error
 
 
-def _shard_folder(folder: Path, number: int) -> Path:
+def shard_folder(folder: Path, number: int) -> Path:
+    """Where a collection's folder holds a shard."""
     return folder / f"shard-{number:03d}"
 
 

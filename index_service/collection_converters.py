@@ -27,7 +27,7 @@ _METRICS = {
     collection_pb2.METRIC_INNER_PRODUCT: Metric.INNER_PRODUCT,
     collection_pb2.METRIC_L2: Metric.L2,
 }
-_METRIC_NUMBERS = {metric: number for number, metric in _METRICS.items() if number}
+METRIC_NUMBERS = {metric: number for number, metric in _METRICS.items() if number}
 _RECIPES = {
     collection_pb2.RECIPE_EXACT: Recipe.EXACT,
     collection_pb2.RECIPE_FASTSCAN: Recipe.FASTSCAN,
@@ -44,21 +44,29 @@ _MODALITY_NUMBERS = {
 _RECIPE_NUMBERS = {recipe: number for number, recipe in _RECIPES.items()}
 
 
+def check_collection_name(field: str, name: str) -> None:
+    """Raise InvalidArgument unless a collection may be called this."""
+    if not is_collection_name(name):
+        raise InvalidArgument(
+            'expected 1 to 64 characters from a-z, 0-9, "-" and "_", beginning with a letter or digit, '
+            f"not {name[:80]!r}",
+            field=field,
+        )
+
+
+def check_fingerprint(field: str, fingerprint: str) -> None:
+    """Raise InvalidArgument unless it has the form of a fingerprint."""
+    if len(fingerprint) != 64 or not _FINGERPRINT_DIGITS.issuperset(fingerprint):
+        raise InvalidArgument(f"expected 64 lower-case hexadecimal digits, not {fingerprint[:80]!r}", field=field)
+
+
 def parse_new_collection(
     request: collection_pb2.CreateCollectionRequest, default_shard_count: int
 ) -> tuple[str, VectorSpace, int, IndexConfig]:
     """Name, space, shard count and index of the collection to make."""
-    if not is_collection_name(request.name):
-        raise InvalidArgument(
-            'expected 1 to 64 characters from a-z, 0-9, "-" and "_", beginning with a letter or digit, '
-            f"not {request.name[:80]!r}",
-            field="name",
-        )
+    check_collection_name("name", request.name)
     check_range("dimension", request.dimension, 1, MAX_DIMENSION)
-    if len(request.fingerprint) != 64 or not _FINGERPRINT_DIGITS.issuperset(request.fingerprint):
-        raise InvalidArgument(
-            f"expected 64 lower-case hexadecimal digits, not {request.fingerprint[:80]!r}", field="fingerprint"
-        )
+    check_fingerprint("fingerprint", request.fingerprint)
     metric = _METRICS.get(request.metric)
     if metric is None:
         raise InvalidArgument(f"expected COSINE (1), INNER_PRODUCT (2) or L2 (3), not {request.metric}", field="metric")
@@ -117,7 +125,7 @@ def collection_message(collection: Collection) -> collection_pb2.Collection:
         name=spec.name,
         dimension=spec.space.dimension,
         fingerprint=spec.space.fingerprint,
-        metric=_METRIC_NUMBERS[spec.space.metric],
+        metric=METRIC_NUMBERS[spec.space.metric],
         shard_count=spec.shard_count,
         create_time=created,
         index=_index_message(collection.config),

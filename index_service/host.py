@@ -15,6 +15,7 @@ from index_service.query_reservoir import ReservoirSaver
 from index_service.recall_probe import CpuBudget, RecallProbe
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
+from index_service.snapshots import Snapshots
 from index_service.workers import Workers
 
 
@@ -44,7 +45,8 @@ class IndexHost:
         self._catalog = await asyncio.to_thread(self._open)
         self._compactor = Compactor(self._catalog.shards)
         self._reservoir_saver = ReservoirSaver(self._catalog.reservoirs)
-        self._servicer.serve(self._catalog)
+        snapshots = Snapshots(self._catalog, self._settings.data_folder, self._settings.snapshot_urls)
+        self._servicer.serve(self._catalog, snapshots)
 
     async def stop(self) -> None:
         """Let the work under way end, then close everything."""

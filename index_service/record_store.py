@@ -5,7 +5,7 @@ Knows nothing of shards, requests or what vectors mean.
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ _DISK_FULL_CODES = frozenset(
 )
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _IDLE_READERS = 2
+_STEPS_BETWEEN_LOOKS = 10_000
 
 
 class StoreError(Exception):
@@ -63,6 +64,10 @@ class StoreFailed(StoreError):
 
 class StoreClosed(StoreError):
     """The store was closed, because its collection is deleted or the service stops."""
+
+
+class StoreInterrupted(StoreError):
+    """A copy was told to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,28 @@ class RecordStore:
                 broken, self._writer = self._writer, self._connect()
                 broken.close()
                 return int(self._writer.execute("SELECT applied_sequence FROM state").fetchone()[0])
+
+    def copy_into(self, path: Path, stop: Callable[[], bool]) -> tuple[int, int]:
+        """Write what the file holds at this moment into a new one, while writes go on. Makes nothing durable.
+
+        Returns the sequence number and the number of records of the copy. Raises StoreDamaged where the file can't be
+        read in full, StoreFull, or StoreInterrupted soon after ``stop`` says so; ``path`` may be left half written.
+        """
+        with self._reading() as reader:
+            reader.set_progress_handler(stop, _STEPS_BETWEEN_LOOKS)
+            try:
+                # One read transaction, so one moment. Reads records, not pages: finds damage, leaves free space out.
+                reader.execute("VACUUM INTO ?", (str(path),))
+            finally:
+                reader.set_progress_handler(None, 0)
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+                copy.execute("PRAGMA journal_mode = WAL")
+                (sequence,) = copy.execute("SELECT applied_sequence FROM state").fetchone()
+                (count,) = copy.execute("SELECT count(*) FROM records").fetchone()
+        except sqlite3.Error as error:
+            raise _translate(error, path) from error
+        return int(sequence), int(count)
 
     def read(self, ids: Sequence[str], *, with_vectors: bool) -> list[StoredRecord | None]:
         """The records of these ids, in order; None where there is none."""
@@ -305,6 +332,8 @@ class RecordStore:
 def _translate(error: sqlite3.Error, path: Path) -> StoreError:
     """The StoreError that an SQLite error amounts to."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code == sqlite3.SQLITE_INTERRUPT:
+        return StoreInterrupted(f"{path}: {error}")
     if code in _DISK_FULL_CODES:
         return StoreFull(f"{path}: {error}")
     if code & 0xFF in _DAMAGED_CODES:

@@ -14,21 +14,32 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from threading import Event
-from typing import Any
+from threading import Event, Lock
+from typing import Any, BinaryIO
 
 from index_service.recipes import Build
 from index_service.segment import Rows, Segment, write_segment
 from index_service.vector_space import VectorSpace
 
+MANIFEST_FILE = "manifest.json"
+"""Name of the manifest in a shard's folder."""
+
+SEGMENTS_FOLDER = "segments"
+"""Name of the folder of segments in a shard's folder."""
+
 _FORMAT = 1
 _HASH_THREADS = 4
+_SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
+_FILE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 _logger = logging.getLogger("eyebright.segments")
 
@@ -47,10 +58,13 @@ class SegmentFolder:
 
     def __init__(self, folder: Path, space: VectorSpace) -> None:
         self._folder = folder
-        self._segments = folder / "segments"
-        self._manifest = folder / "manifest.json"
+        self._segments = folder / SEGMENTS_FOLDER
+        self._manifest = folder / MANIFEST_FILE
         self._space = space
         self._entries: dict[str, _Entry] = {}
+        self._publishing = Lock()
+        self._published: list[str] = []
+        self._published_sequence = 0
 
     def load(self, applied_sequence: int) -> list[Segment]:
         """Open the segments that the manifest names and that are as it says; put others aside and clear leftovers.
@@ -63,6 +77,7 @@ class SegmentFolder:
         with ThreadPoolExecutor(_HASH_THREADS) as threads:
             opened = list(threads.map(self._open, entries))
         self._entries = {entry.name: entry for entry, segment in zip(entries, opened, strict=True) if segment}
+        self._published, self._published_sequence = list(self._entries), applied_sequence
         for leftover in self._segments.iterdir():
             if leftover.name not in self._entries:
                 shutil.rmtree(leftover)
@@ -91,20 +106,34 @@ class SegmentFolder:
     def publish(self, segments: Sequence[Segment], applied_sequence: int) -> None:
         """Let these segments count and no others, and remove those. Raises OSError, and then nothing has changed."""
         names = [segment.name for segment in segments]
-        described = {
-            "format": _FORMAT,
-            "applied_sequence": applied_sequence,
-            "segments": [{"name": name, "files": self._entries[name].files} for name in names],
-        }
         aside = self._manifest.with_suffix(".writing")
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(described, file, indent=1)
+        with aside.open("wb") as file:
+            file.write(self._describe(names, applied_sequence))
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(self._manifest)
-        sync_folder(self._folder)
-        for name in set(self._entries) - set(names):
-            self.discard(name)
+        with self._publishing:
+            aside.replace(self._manifest)
+            sync_folder(self._folder)
+            self._published, self._published_sequence = names, applied_sequence
+            for name in set(self._entries) - set(names):
+                self.discard(name)
+
+    def hold(self, held: ExitStack) -> dict[str, BinaryIO]:
+        """Open the files that count and a manifest of them, by path in the shard's folder.
+
+        They can be read until ``held`` is closed, whatever is removed meanwhile. Any thread may call it.
+        Raises OSError.
+        """
+        with self._publishing:
+            if not self._published:
+                return {}
+            manifest: BinaryIO = BytesIO(self._describe(self._published, self._published_sequence))
+            files = {
+                f"{SEGMENTS_FOLDER}/{name}/{file}": held.enter_context((self._segments / name / file).open("rb"))
+                for name in self._published
+                for file in self._entries[name].files
+            }
+        return {MANIFEST_FILE: manifest} | files
 
     def discard(self, name: str) -> None:
         """Remove the files of a segment that does not count. Searches that still read it go on: they hold it mapped."""
@@ -116,6 +145,12 @@ class SegmentFolder:
         """Bytes of all segments' files."""
         return sum(file["bytes"] for entry in list(self._entries.values()) for file in entry.files.values())
 
+    def _describe(self, names: Sequence[str], applied_sequence: int) -> bytes:
+        """The manifest of these segments."""
+        segments = [{"name": name, "files": self._entries[name].files} for name in names]
+        described = {"format": _FORMAT, "applied_sequence": applied_sequence, "segments": segments}
+        return json.dumps(described, indent=1).encode()
+
     def _read_manifest(self, applied_sequence: int) -> list[_Entry]:
         try:
             described = json.loads(self._manifest.read_text("utf-8"))
@@ -124,7 +159,7 @@ class SegmentFolder:
             if described["applied_sequence"] > applied_sequence:
                 newest = described["applied_sequence"]
                 raise ValueError(f"expected at most {applied_sequence} writes, the record store's, not {newest}")
-            return [_Entry(str(entry["name"]), dict(entry["files"])) for entry in described["segments"]]
+            return [_checked(_Entry(entry["name"], dict(entry["files"]))) for entry in described["segments"]]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -146,6 +181,14 @@ class SegmentFolder:
             if folder.exists():
                 folder.rename(quarantine / f"{entry.name}-{uuid.uuid4().hex[:8]}")
             return None
+
+
+def _checked(entry: _Entry) -> _Entry:
+    """The entry. Raises ValueError for a name that could lead out of the segments' folder."""
+    for name, form in ((entry.name, _SEGMENT_NAME), *((file, _FILE_NAME) for file in entry.files)):
+        if not form.fullmatch(name):
+            raise ValueError(f"expected a name like {form.pattern}, not {name!r}")
+    return entry
 
 
 def sync_folder(folder: Path) -> None:

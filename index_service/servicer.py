@@ -14,7 +14,14 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 import grpc
-from eyebright.index.v1 import collection_pb2, index_service_pb2, index_service_pb2_grpc, record_pb2, search_pb2
+from eyebright.index.v1 import (
+    collection_pb2,
+    index_service_pb2,
+    index_service_pb2_grpc,
+    record_pb2,
+    search_pb2,
+    snapshot_pb2,
+)
 from grpc import aio
 
 from index_service import collection_converters, converters
@@ -23,6 +30,8 @@ from index_service.collection import Collection, UpsertBatch
 from index_service.page_token import read_page_token
 from index_service.search_converters import search_collection
 from index_service.settings import IndexSettings
+from index_service.snapshot_calls import SnapshotCalls
+from index_service.snapshots import Snapshots
 from service_runtime.errors import ResourceExhausted, ServiceError
 
 SERVICE_NAME = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name
@@ -41,14 +50,17 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     def __init__(self, settings: IndexSettings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.request_threads, "request")
+        self._snapshot_calls = SnapshotCalls()
         self._catalog: Catalog
 
-    def serve(self, catalog: Catalog) -> None:
+    def serve(self, catalog: Catalog, snapshots: Snapshots) -> None:
         """Answer from this catalog."""
         self._catalog = catalog
+        self._snapshot_calls.serve(snapshots)
 
     def close(self) -> None:
-        """Wait for the work under way."""
+        """Wait for the work under way; snapshots are not finished."""
+        self._snapshot_calls.close()
         self._threads.shutdown()
 
     async def CreateCollection(
@@ -147,6 +159,18 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
         """Say how large a collection is."""
         return await self._work(self._get_stats, request)
+
+    def CreateSnapshot(
+        self, request: snapshot_pb2.CreateSnapshotRequest, context: Context
+    ) -> AsyncIterator[snapshot_pb2.CreateSnapshotResponse]:
+        """Copy a collection to a URL."""
+        return self._snapshot_calls.create(request, context)
+
+    def RestoreSnapshot(
+        self, request: snapshot_pb2.RestoreSnapshotRequest, context: Context
+    ) -> AsyncIterator[snapshot_pb2.RestoreSnapshotResponse]:
+        """Make a collection from a snapshot."""
+        return self._snapshot_calls.restore(request, context)
 
     async def _work(self, function: Callable[[Request], Response], request: Request) -> Response:
         """Run in a thread for requests, with the request's context."""

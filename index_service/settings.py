@@ -6,10 +6,12 @@ in the service reads either.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, ValidationError
-from pydantic_settings import CliApp, SettingsConfigDict, SettingsError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import CliApp, NoDecode, SettingsConfigDict, SettingsError
 
+from index_service.snapshot_urls import parse_snapshot_url
 from service_runtime.settings import ServiceSettings
 
 __all__ = ["IndexSettings", "SettingsError", "read_settings"]
@@ -60,6 +62,24 @@ class IndexSettings(ServiceSettings):
     recorded_queries: int = Field(512, ge=0, le=65_536)
     """Recent queries that each collection keeps as vectors, in memory and in its folder, captions and images apart, to
     be tuned on, 0 to 65,536; 0 keeps none and removes those kept before."""
+
+    snapshot_urls: Annotated[tuple[str, ...], NoDecode] = ()
+    """Places in which snapshots may be made and from which they may be restored: folders ("/backups") or URLs that
+    fsspec knows ("s3://bucket/eyebright"; the store's own library reads its credentials), several with commas between
+    them. None by default: then both are refused. Whoever can write to such a place can change what a restore loads, so
+    name none that strangers can."""
+
+    @field_validator("snapshot_urls", mode="before")
+    @classmethod
+    def _split_snapshot_urls(cls, urls: object) -> object:
+        return [url.strip() for url in urls.split(",")] if isinstance(urls, str) else urls
+
+    @field_validator("snapshot_urls")
+    @classmethod
+    def _check_snapshot_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parse_snapshot_url(url)
+        return urls
 
 
 def read_settings(arguments: Sequence[str]) -> IndexSettings:

@@ -7,11 +7,13 @@ memtable or the segments.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
+from typing import BinaryIO
 
 import numpy as np
 
@@ -25,6 +27,7 @@ from index_service.record_store import (
     StoreDamaged,
     StoreError,
     StoreFull,
+    StoreInterrupted,
 )
 from index_service.records import Delete, StoredRecord, Upsert, Write
 from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
@@ -53,6 +56,16 @@ class ShardStats:
     applied_sequence: int
     segment_count: int
     memtable_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCopy:
+    """A shard as of one point of its write order."""
+
+    files: dict[str, BinaryIO]
+    """Open files to read from their beginning, by path in the shard's folder."""
+    applied_sequence: int
+    record_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,29 @@ class Shard:
     def applied_sequence(self) -> int:
         """Number of writes applied since the shard was made."""
         return self._sequence
+
+    @contextmanager
+    def copied(self, aside: Path, stop: Callable[[], bool]) -> Iterator[ShardCopy]:
+        """The shard as of one moment, for the length of a block; searches, writes and compaction go on.
+
+        ``aside`` is a file to make for the copy of the records. Raises ServiceError, OSError, or StoreInterrupted soon
+        after ``stop`` says so.
+        """
+        with ExitStack() as held:
+            # Segments first: the records may be newer than they, never older.
+            try:
+                files = self._folder.hold(held)
+                sequence, count = self._store.copy_into(aside, lambda: stop() or self._closing.is_set())
+            except (OSError, StoreInterrupted):
+                if not self._closing.is_set():
+                    raise
+                raise self._service_error(StoreClosed()) from None
+            except StoreFull as error:
+                raise ResourceExhausted(f"{self.name}: the disk has no room for a copy of its records") from error
+            except StoreError as error:
+                raise self._service_error(error) from error
+            files[STORE_FILE] = held.enter_context(aside.open("rb"))
+            yield ShardCopy(files, sequence, count)
 
     def compact(self, *, idle: bool) -> bool:
         """Do one piece of work that makes searches cheaper: seal the memtable, or merge segments. False: nothing to do.
