@@ -4,6 +4,7 @@ Owns their names, units, ranges and defaults, and reading them from the environm
 in the service reads either.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -66,13 +67,15 @@ class IndexSettings(ServiceSettings):
     snapshot_urls: Annotated[tuple[str, ...], NoDecode] = ()
     """Places in which snapshots may be made and from which they may be restored: folders ("/backups") or URLs that
     fsspec knows ("s3://bucket/eyebright"; the store's own library reads its credentials), several with commas between
-    them. None by default: then both are refused. Whoever can write to such a place can change what a restore loads, so
-    name none that strangers can."""
+    them, or as a JSON array. None by default: then both are refused. Whoever can write to such a place can change what
+    a restore loads, so name none that strangers can."""
 
     @field_validator("snapshot_urls", mode="before")
     @classmethod
     def _split_snapshot_urls(cls, urls: object) -> object:
-        return [url.strip() for url in urls.split(",")] if isinstance(urls, str) else urls
+        if not isinstance(urls, str):
+            return urls
+        return json.loads(urls) if urls.startswith("[") else [url.strip() for url in urls.split(",") if url.strip()]
 
     @field_validator("snapshot_urls")
     @classmethod

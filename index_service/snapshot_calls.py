@@ -15,7 +15,8 @@ from grpc import aio
 
 from index_service.collection import Collection
 from index_service.collection_converters import METRIC_NUMBERS, check_collection_name, check_fingerprint, collection_message
-from index_service.snapshots import Phase, Snapshot, Snapshots, Task
+from index_service.snapshot_task import Phase, Task
+from index_service.snapshots import Snapshot, Snapshots
 
 _PROGRESS_SECONDS = 0.25
 _PHASES = {

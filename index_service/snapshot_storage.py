@@ -19,6 +19,7 @@ import fsspec
 from fsspec.spec import AbstractBufferedFile
 
 from index_service.segment_folder import sync_folder
+from index_service.snapshot_task import Stopped
 from index_service.snapshot_urls import SnapshotUrl
 from service_runtime.errors import AlreadyExists, FailedPrecondition, ResourceExhausted, ServiceError, Unavailable
 
@@ -37,10 +38,6 @@ _PIP_NAMES = {
     "abfs": "adlfs",
     "az": "adlfs",
 }
-
-
-class Stopped(Exception):
-    """The work was told to stop, because nobody waits for it any more."""
 
 
 class SnapshotStorage(Protocol):

@@ -13,7 +13,8 @@ MAX_URL_CHARACTERS = 2048
 
 _LOCAL_PROTOCOLS = ("file", "local")
 _REMOTE = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]+)((?:/[^/]+)*)/?")
-_REFUSED = re.compile(r"[\x00-\x1f\x7f\\*?#\[\]]|::")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_REFUSED = re.compile(r"[\\*?#\[\]]|::")  # patterns, queries, and fsspec's chains of protocols
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,13 @@ def parse_snapshot_url(url: str) -> SnapshotUrl:
     """Take a URL apart. Raises ValueError for one that is malformed, or could be read in more than one way."""
     if len(url) > MAX_URL_CHARACTERS:
         raise ValueError(f"expected at most {MAX_URL_CHARACTERS:,} characters, not {len(url):,}")
-    if _REFUSED.search(url):
-        raise ValueError(f'expected none of \\ * ? # [ ], "::" and control characters in {url!r}')
+    if _CONTROL.search(url):
+        raise ValueError(f"expected no control characters in {url!r}")
     protocol, separator, rest = url.partition("://")
     if not separator or protocol in _LOCAL_PROTOCOLS:
         return _local(url, rest if separator else url)
+    if _REFUSED.search(url):
+        raise ValueError(f'expected none of \\ * ? # [ ] and "::" in {url!r}')
     found = _REMOTE.fullmatch(url)
     if found is None:
         raise ValueError(f'expected an absolute path, "file:///folder", or "protocol://place/folder", not {url!r}')

@@ -7,20 +7,18 @@ collection counts, and the removal of what was left half done.
     DATA_FOLDER/snapshotting/files-*/records.sqlite     a copy of one shard's records, on its way there
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from enum import Enum
 from io import BytesIO
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import BinaryIO
 
 from index_service.catalog import Catalog, disk_error, shard_folder
@@ -29,7 +27,8 @@ from index_service.record_store import RecordStore, StoreError, StoreInterrupted
 from index_service.segment_folder import sync_folder
 from index_service.shard import STORE_FILE
 from index_service.snapshot_manifest import FileDigest, ManifestError, ShardPoint, SnapshotManifest, parse_manifest
-from index_service.snapshot_storage import MANIFEST_FILE, PIECE_BYTES, SnapshotStorage, Stopped, open_storage
+from index_service.snapshot_storage import MANIFEST_FILE, PIECE_BYTES, SnapshotStorage, open_storage
+from index_service.snapshot_task import MeasuredPieces, Phase, Stopped, Task
 from index_service.snapshot_urls import is_allowed, parse_snapshot_url
 from service_runtime.errors import (
     AlreadyExists,
@@ -43,39 +42,6 @@ from service_runtime.errors import (
 _TARGET_FILE = "target.json"
 
 _logger = logging.getLogger("eyebright.snapshots")
-
-
-class Phase(Enum):
-    """What a snapshot or a restore is doing."""
-
-    WAITING = "waiting"
-    COPYING = "copying"
-    TRANSFERRING = "transferring"
-    OPENING = "opening"
-    DONE = "done"
-
-
-class Task:
-    """A snapshot or a restore under way: how far it is, and whether to go on. Any thread may look, and stop it."""
-
-    def __init__(self) -> None:
-        self.phase = Phase.WAITING
-        self.bytes_done = 0
-        self.bytes_total = 0
-        self._stopping = Event()
-
-    def stop(self) -> None:
-        """Have the work end soon, and remove what it has made."""
-        self._stopping.set()
-
-    def stopped(self) -> bool:
-        """Whether it was told to stop."""
-        return self._stopping.is_set()
-
-    def check(self) -> None:
-        """Raise Stopped once it was told to stop."""
-        if self.stopped():
-            raise Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,30 +232,8 @@ def _check_stores(storage: SnapshotStorage, folder: Path, manifest: SnapshotMani
             raise _damaged(storage, name, f"expected {point.applied_sequence} write batches, not {sequence}")
 
 
-class _Measured:
-    """The pieces of a file on their way, counted and digested. Iterating raises Stopped once the task is stopped."""
-
-    def __init__(self, pieces: Iterable[bytes], task: Task) -> None:
-        self._pieces = pieces
-        self._task = task
-        self._sha256 = hashlib.sha256()
-        self.size_bytes = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self._pieces:
-            self._task.check()
-            self._sha256.update(piece)
-            self.size_bytes += len(piece)
-            self._task.bytes_done += len(piece)
-            yield piece
-
-    def digest(self) -> FileDigest:
-        """What has passed so far."""
-        return FileDigest(self.size_bytes, self._sha256.hexdigest())
-
-
 def _put(storage: SnapshotStorage, name: str, source: BinaryIO, task: Task) -> FileDigest:
-    pieces = _Measured(_pieces(source), task)
+    pieces = MeasuredPieces(_pieces(source), task)
     storage.write(name, pieces)
     return pieces.digest()
 
@@ -306,7 +250,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 def _fetch(storage: SnapshotStorage, name: str, path: Path, expected: FileDigest, task: Task) -> None:
     """Read a file into a new one, durably. Raises FailedPrecondition when it is not as expected."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pieces = _Measured(storage.read(name), task)
+    pieces = MeasuredPieces(storage.read(name), task)
     with path.open("xb") as file:
         for piece in pieces:
             file.write(piece)

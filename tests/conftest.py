@@ -18,9 +18,10 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServic
 
 @pytest.fixture(scope="session")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A real index service with an empty data folder."""
+    """A real index service with an empty data folder; it may keep snapshots in ``snapshots`` beside its log."""
     folder: Path = tmp_path_factory.mktemp("index")
-    with running_service("index_service", folder, "--data-folder", str(folder / "data")) as service:
+    arguments = ("--data-folder", str(folder / "data"), "--snapshot-urls", str(folder / "snapshots"))
+    with running_service("index_service", folder, *arguments) as service:
         yield service
 
 

@@ -71,7 +71,8 @@ class LocalServices:
         self._waiting = waiting
         logs = self.data_folder / "logs"
         self.embedder = LocalService("embedder", logs, ports.embedder, ports.embedder_metrics, ("--model", model))
-        store = ("--data-folder", str(self.data_folder / "index"))
+        snapshots = json.dumps([str(self.data_folder / "snapshots")])
+        store = ("--data-folder", str(self.data_folder / "index"), "--snapshot-urls", snapshots)
         self.index = LocalService("index", logs, ports.index, ports.index_metrics, store)
 
     def __enter__(self) -> Self:

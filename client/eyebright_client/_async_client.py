@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
-from eyebright_client import _administration, _embedding, _indexing, _records, _searching
+from eyebright_client import _administration, _embedding, _indexing, _records, _searching, _snapshots
 from eyebright_client import _results as results
 from eyebright_client._calls import Operation, Service
 from eyebright_client._connection import TLS
@@ -355,6 +355,44 @@ class AsyncClient:
     async def stats(self, *, collection: str | None = None) -> results.CollectionStats:
         """How large a collection is and where it lies."""
         return await self._run(_administration.stats, collection)
+
+    async def create_snapshot(
+        self,
+        url: str,
+        *,
+        collection: str | None = None,
+        progress: Callable[[results.SnapshotProgress], object] | None = None,
+    ) -> results.Snapshot:
+        """Copy a collection to a folder or URL that the server can reach, while reads and writes go on.
+
+        It holds everything that was acknowledged before the call. ``progress`` is called a few times a second; an
+        exception in it, or Ctrl-C, ends the call, and the server removes what it has written. There is no limit on the
+        whole time; the server must say something every ``timeouts.read`` seconds. Raises AlreadyExists when there is a
+        snapshot at the URL, FailedPrecondition when the server's settings don't allow the URL.
+        """
+        return await self._run(_snapshots.create_snapshot, url, collection=collection, progress=progress)
+
+    async def restore_snapshot(
+        self,
+        url: str,
+        *,
+        collection: str | None = None,
+        expected_fingerprint: str | None = None,
+        progress: Callable[[results.SnapshotProgress], object] | None = None,
+    ) -> results.Collection:
+        """Make a collection from a snapshot; ``collection`` None means the name it was made of, not the client's own.
+
+        With ``expected_fingerprint`` a snapshot of another vector space is refused. ``progress`` and time are as in
+        ``create_snapshot``. Raises AlreadyExists when there is a collection of that name, NotFound when there is no
+        snapshot, FingerprintMismatch, or FailedPrecondition when the snapshot is damaged.
+        """
+        return await self._run(
+            _snapshots.restore_snapshot,
+            url,
+            collection=collection,
+            expected_fingerprint=expected_fingerprint,
+            progress=progress,
+        )
 
     async def _run(
         self,

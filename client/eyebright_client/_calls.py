@@ -43,6 +43,18 @@ class OpenStream:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenServerStream:
+    """Begin a call whose answer comes in many messages; the answer is a handle for Receive and Finish. It is cancelled
+    when the operation ends without Finish.
+    """
+
+    service: Service
+    method: str
+    request: Message
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Hand a message to a stream, without waiting for it to be sent; the answer is None."""
 
@@ -81,7 +93,7 @@ class Work:
     function: Callable[[], Any]
 
 
-Step: TypeAlias = Call | OpenStream | Send | Receive | Finish | Sleep | Work
+Step: TypeAlias = Call | OpenStream | OpenServerStream | Send | Receive | Finish | Sleep | Work
 Operation: TypeAlias = Generator[Step, Any, Result]
 
 

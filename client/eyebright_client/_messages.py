@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
-from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2
+from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2, snapshot_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import FLOAT16, FLOAT32, VectorBatchError, decode_vectors, encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import VectorBatch
@@ -34,7 +34,11 @@ from eyebright_client._results import (
     Record,
     RecordPage,
     SearchResult,
+    ShardSnapshot,
     ShardStats,
+    Snapshot,
+    SnapshotPhase,
+    SnapshotProgress,
 )
 from eyebright_client._statuses import read_item_errors
 
@@ -53,6 +57,13 @@ _MODALITIES: dict[Modality, search_pb2.Modality] = {
     "record": search_pb2.MODALITY_RECORD,
 }
 _MODALITY_NAMES = {number: name for name, number in _MODALITIES.items()}
+_PHASES: dict[int, SnapshotPhase] = {
+    snapshot_pb2.SNAPSHOT_PHASE_WAITING: "waiting",
+    snapshot_pb2.SNAPSHOT_PHASE_COPYING: "copying",
+    snapshot_pb2.SNAPSHOT_PHASE_TRANSFERRING: "transferring",
+    snapshot_pb2.SNAPSHOT_PHASE_OPENING: "opening",
+    snapshot_pb2.SNAPSHOT_PHASE_DONE: "done",
+}
 _INCLUDES = ("caption", "source_uri", "metadata", "vector")
 
 
@@ -188,6 +199,46 @@ def _read_recall(estimate: collection_pb2.RecallEstimate) -> RecallEstimate:
         upper=estimate.upper,
         sample_count=estimate.sample_count,
         since=estimate.since.ToDatetime(tzinfo=UTC),
+    )
+
+
+# Snapshots
+
+
+def create_snapshot_request(collection: str, url: str) -> snapshot_pb2.CreateSnapshotRequest:
+    """CreateSnapshot."""
+    with _building("url"):
+        return snapshot_pb2.CreateSnapshotRequest(collection=collection, url=url)
+
+
+def restore_snapshot_request(
+    url: str, collection: str | None, expected_fingerprint: str | None
+) -> snapshot_pb2.RestoreSnapshotRequest:
+    """RestoreSnapshot."""
+    with _building("url"):
+        return snapshot_pb2.RestoreSnapshotRequest(
+            url=url, collection=collection or "", expected_fingerprint=expected_fingerprint or ""
+        )
+
+
+def read_snapshot_progress(progress: snapshot_pb2.SnapshotProgress) -> SnapshotProgress:
+    """How far the server is; a phase that this client does not know counts as "waiting"."""
+    return SnapshotProgress(_PHASES.get(progress.phase, "waiting"), progress.bytes_done, progress.bytes_total)
+
+
+def read_snapshot(snapshot: snapshot_pb2.Snapshot) -> Snapshot:
+    """A snapshot."""
+    return Snapshot(
+        url=snapshot.url,
+        collection=snapshot.collection,
+        fingerprint=snapshot.fingerprint,
+        dimension=snapshot.dimension,
+        metric=_METRIC_NAMES[snapshot.metric],
+        shard_count=snapshot.shard_count,
+        record_count=snapshot.record_count,
+        shards=tuple(ShardSnapshot(shard.applied_sequence, shard.record_count) for shard in snapshot.shards),
+        bytes=snapshot.bytes,
+        create_time=snapshot.create_time.ToDatetime(tzinfo=UTC),
     )
 
 

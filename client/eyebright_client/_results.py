@@ -14,6 +14,7 @@ from eyebright_client._exceptions import CallError
 
 Metric: TypeAlias = Literal["cosine", "inner_product", "l2"]
 Modality: TypeAlias = Literal["text", "image", "record"]
+SnapshotPhase: TypeAlias = Literal["waiting", "copying", "transferring", "opening", "done"]
 IncludeField: TypeAlias = Literal["caption", "source_uri", "metadata", "vector"]
 
 
@@ -154,6 +155,44 @@ class CollectionStats:
     record_count: int
     shards: tuple[ShardStats, ...]
     recall: tuple[RecallEstimate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSnapshot:
+    """The copy of one shard: all its write batches up to ``applied_sequence``, and none after."""
+
+    applied_sequence: int
+    record_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A copy of a collection at a URL. ``bytes``: of all its files; ``create_time``: when it was begun, in UTC."""
+
+    url: str
+    collection: str
+    fingerprint: str
+    dimension: int
+    metric: Metric
+    shard_count: int
+    record_count: int
+    shards: tuple[ShardSnapshot, ...]
+    bytes: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProgress:
+    """How far ``create_snapshot`` or ``restore_snapshot`` is.
+
+    ``phase``: "waiting" for another snapshot of the server, "copying" a shard's records aside, "transferring" files
+    to or from the URL, "opening" the restored collection, "done". ``bytes_total`` is 0 while unknown, and an estimate
+    while a snapshot is made.
+    """
+
+    phase: SnapshotPhase
+    bytes_done: int
+    bytes_total: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

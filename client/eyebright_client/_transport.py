@@ -18,6 +18,7 @@ from eyebright_client._calls import (
     Call,
     Finish,
     Message,
+    OpenServerStream,
     OpenStream,
     Operation,
     Receive,
@@ -47,19 +48,19 @@ def _check_open(closed: bool) -> None:
         raise ClientClosed("the client is closed")
 
 
-def _silent(step: OpenStream, seconds: float) -> DeadlineExceeded:
+def _silent(step: OpenStream | OpenServerStream, seconds: float) -> DeadlineExceeded:
     return DeadlineExceeded(f"{step.method}: no answer within {round(seconds, 2):g} s", request_id=step.request_id)
 
 
-def _ended(step: OpenStream) -> Unavailable:
+def _ended(step: OpenStream | OpenServerStream) -> Unavailable:
     return Unavailable(f"{step.method}: the server ended the stream early", request_id=step.request_id)
 
 
 @dataclass(slots=True)
 class _Stream:
-    """A bidirectional call with the queue that feeds it; None in the queue ends it."""
+    """A streamed call with the queue that feeds it, if it is bidirectional; None in the queue ends it."""
 
-    step: OpenStream
+    step: OpenStream | OpenServerStream
     call: Any
     queue: Any
     expired: bool = field(default=False)
@@ -126,7 +127,7 @@ class Transport:
         match step:
             case Call():
                 return self._call(step)
-            case OpenStream():
+            case OpenStream() | OpenServerStream():
                 stream = self._open(step)
                 streams.append(stream)
                 return stream
@@ -155,11 +156,12 @@ class Transport:
         except grpc.RpcError as error:
             raise read_call_error(error, step.method, step.timeout_seconds, step.request_id) from error
 
-    def _open(self, step: OpenStream) -> _Stream:
+    def _open(self, step: OpenStream | OpenServerStream) -> _Stream:
         queue: SimpleQueue[Any] = SimpleQueue()
         requests: Iterator[Any] = iter(queue.get, None)
+        given = step.request if isinstance(step, OpenServerStream) else requests
         method = getattr(self._stubs[step.service], step.method)
-        return _Stream(step, method(requests, metadata=call_metadata(step.request_id, self._token)), queue)
+        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token)), queue)
 
     def _receive(self, stream: _Stream, seconds: float) -> Message:
         timer = threading.Timer(seconds, stream.expire)  # a blocking stream takes no timeout for one message
@@ -244,7 +246,7 @@ class AsyncTransport:
         match step:
             case Call():
                 return await self._call(step)
-            case OpenStream():
+            case OpenStream() | OpenServerStream():
                 stream = self._open(step)
                 streams.append(stream)
                 return stream
@@ -273,15 +275,16 @@ class AsyncTransport:
         except grpc.aio.AioRpcError as error:
             raise read_call_error(error, step.method, step.timeout_seconds, step.request_id) from error
 
-    def _open(self, step: OpenStream) -> _Stream:
+    def _open(self, step: OpenStream | OpenServerStream) -> _Stream:
         queue: asyncio.Queue[Any] = asyncio.Queue()
 
         async def requests() -> AsyncIterator[Any]:
             while (request := await queue.get()) is not None:
                 yield request
 
+        given = step.request if isinstance(step, OpenServerStream) else requests()
         method = getattr(self._stubs()[step.service], step.method)
-        return _Stream(step, method(requests(), metadata=call_metadata(step.request_id, self._token)), queue)
+        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token)), queue)
 
     async def _receive(self, stream: _Stream, seconds: float) -> Message:
         try:

@@ -9,7 +9,15 @@ from eyebright.index.v1 import index_service_pb2
 from eyebright_client import AsyncClient, Client, InvalidArgument
 from eyebright_client._connection import TLS, call_metadata, channel_options
 
-NEVER_REPEATED = {"CreateCollection", "DeleteCollection", "Delete", "UpsertStream", "EmbedStream"}
+NEVER_REPEATED = {
+    "CreateCollection",
+    "DeleteCollection",
+    "Delete",
+    "UpsertStream",
+    "EmbedStream",
+    "CreateSnapshot",
+    "RestoreSnapshot",
+}
 
 
 def test_policy_covers_every_method_that_may_be_repeated() -> None:

@@ -15,6 +15,7 @@ from index_service.collection import Collection
 from index_service.metrics import IndexMetrics
 from index_service.servicer import IndexServicer
 from index_service.settings import IndexSettings
+from index_service.snapshots import Snapshots
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
 
@@ -49,7 +50,7 @@ def test_a_streamed_batch_reaches_no_collection_it_was_not_checked_for(
         collection="pets", records=[record_pb2.Record(id="a")], vectors=encode_vectors(np.eye(1, 4), OLD.fingerprint)
     )
     with closing(IndexServicer(IndexSettings(data_folder=tmp_path))) as servicer:
-        servicer.serve(catalog)
+        servicer.serve(catalog, Snapshots(catalog, tmp_path, ()))
         [response], fault = servicer._upsert_batches([record_pb2.UpsertStreamRequest(batch_id=7, upsert=upsert)])
     assert fault is None
     assert response.batch_id == 7

@@ -22,6 +22,10 @@ def test_defaults_and_the_command_line_over_the_environment(monkeypatch: pytest.
         (["--data-folder", "d", "--default-shard-count", "0"], "--default-shard-count: .*, not '0'"),
         (["--data-folder", "d", "--recall-probe-share", "1.5"], "--recall-probe-share: .*, not '1.5'"),
         (["--data-folder", "d", "--recall-probe-cpu-share", "0"], "--recall-probe-cpu-share: .*, not '0'"),
+        (
+            ["--data-folder", "d", "--snapshot-urls", "backups"],
+            "^--snapshot-urls: expected an absolute path .*'backups'$",
+        ),
         (["--data-folder", "d", "--host", "0.0.0.0"], "^host 0.0.0.0 is reachable"),
     ],
 )
@@ -29,6 +33,20 @@ def test_a_bad_setting_is_named_in_one_line(arguments: list[str], message: str) 
     with pytest.raises(SettingsError, match=message) as raised:
         read_settings(arguments)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["/backups,s3://bucket/x", " /backups , s3://bucket/x", '["/backups", "s3://bucket/x"]']
+)
+def test_snapshot_urls_are_a_list_on_the_command_line_and_in_the_environment(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ("/backups", "s3://bucket/x")
+    assert read_settings(["--data-folder", "d", "--snapshot-urls", value]).snapshot_urls == expected
+    monkeypatch.setenv("EYEBRIGHT_INDEX_SNAPSHOT_URLS", value)
+    assert read_settings(["--data-folder", "d"]).snapshot_urls == expected
+    monkeypatch.setenv("EYEBRIGHT_INDEX_SNAPSHOT_URLS", "")
+    assert read_settings(["--data-folder", "d"]).snapshot_urls == ()
 
 
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
