@@ -83,7 +83,7 @@ class SnapshotCalls:
             yield message
 
     async def _run(self, work: Callable[[Task], Result], context: Context) -> AsyncIterator[tuple[Task, Result | None]]:
-        """Do work in the thread; the task now and then while it runs, and at the end with the result."""
+        """Do work in the thread; the task at once, now and then while it runs, and at the end with the result."""
         task = Task()
         self._tasks.add(task)
         future = asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, work, task)
@@ -96,8 +96,9 @@ class SnapshotCalls:
         future.add_done_callback(forget)
         context.add_done_callback(lambda _: task.stop())  # type: ignore[arg-type]
         try:
-            while not (await asyncio.wait({future}, timeout=_PROGRESS_SECONDS))[0]:
+            while not future.done():
                 yield task, None
+                await asyncio.wait({future}, timeout=_PROGRESS_SECONDS)
             yield task, future.result()
         finally:
             task.stop()

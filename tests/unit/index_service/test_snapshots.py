@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from index_service import compaction
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.metrics import IndexMetrics
@@ -32,6 +33,7 @@ from service_runtime.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    ServiceError,
     Unavailable,
 )
 
@@ -66,12 +68,14 @@ def open_at(place: str) -> Iterator[Callable[[Path], Opened]]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder whose collection "pets" has segments, vectors in memory, and dead rows in both."""
+    """A data folder whose collection "pets" has segments with codes, vectors in memory, and dead rows in both."""
     folder = tmp_path_factory.mktemp("prepared")
     with (
+        pytest.MonkeyPatch.context() as patched,
         closing(Workers(1)) as workers,
         closing(Catalog(folder, workers, IndexMetrics(CollectorRegistry()), seal_rows=256)) as catalog,
     ):
+        patched.setattr(compaction, "CODES_FROM_ROWS", 200)
         fill(catalog.create("pets", VectorSpace(DIMENSION, FINGERPRINT, Metric.COSINE), 3))
     return folder
 
@@ -103,9 +107,18 @@ def contents(collection: Collection) -> list[tuple[Record, bytes]]:
 
 
 def answers(collection: Collection) -> list[tuple[list[str], list[float]]]:
+    """Hits of 50 queries, by codes where there are any and then exactly."""
     queries = np.random.default_rng(32).standard_normal((50, DIMENSION)).astype(np.float32)
-    found = collection.search_vectors(queries, SearchOptions(k=10))
-    return [(list(hits.ids), np.asarray(hits.scores).tolist()) for hits in found.results]
+    by_codes, exactly = (
+        collection.search_vectors(queries, SearchOptions(k=10, exact=exact)) for exact in (False, True)
+    )
+    found = [
+        (list(hits.ids), np.asarray(hits.scores).tolist())
+        for hits in (*by_codes.results, *exactly.results)
+        if not isinstance(hits, ServiceError)
+    ]
+    assert len(found) == 100
+    return found
 
 
 def names(url: str) -> list[str]:
@@ -265,7 +278,7 @@ def test_damage_to_any_file_is_found_named_and_leaves_nothing(
     snapshots.create("pets", f"{place}/a", Task())
     files, root = fsspec.core.url_to_fs(f"{place}/a")
     kinds = {name.rpartition("/")[2]: name for name in names(f"{place}/a")}
-    assert len(kinds) == 8, kinds
+    assert len(kinds) == 9, kinds
     for kind, name in kinds.items():
         whole = files.cat_file(f"{root}{name}")
         files.rm_file(f"{root}{name}")
