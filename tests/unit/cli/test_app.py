@@ -25,6 +25,14 @@ def test_help_of_each_command_has_an_example_that_parses(command: str) -> None:
     assert any(example.startswith(f"eyebright {command}") for example in examples), result.output
 
 
+@pytest.mark.parametrize("command", ["create", "restore"])
+def test_help_of_snapshot_commands_has_examples_and_the_connection(command: str) -> None:
+    output = runner.invoke(app, ["snapshot", command, "--help"]).output
+    assert f"eyebright snapshot {command} " in output
+    for option in ("--index", "--token-file", "--tls-ca", "--json"):
+        assert option in output
+
+
 @pytest.mark.parametrize("command", CONNECTED)
 def test_commands_that_connect_take_the_same_options(command: str) -> None:
     output = runner.invoke(app, [command, "--help"]).output
@@ -48,6 +56,8 @@ def test_commands_that_connect_take_the_same_options(command: str) -> None:
         ["index"],
         ["index", ".", "--shards", "0"],
         ["serve", "--index-port", "65536"],
+        ["snapshot", "create", "images"],
+        ["snapshot", "restore"],
         ["nonsense"],
     ],
     ids=" ".join,

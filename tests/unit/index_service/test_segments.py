@@ -1,5 +1,7 @@
 """Segments: sealing, merging, reopening and damage change no answer; codes keep nearly all of it."""
 
+import hashlib
+import json
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -229,6 +231,64 @@ def test_damaged_files_are_put_aside_and_answers_stay_exact(folder: Path, damage
         manifest = folder / "manifest.json"
         with closing(opened(folder, own)) as one:
             assert one.stats().segment_count == 2, "the manifest still names it"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        '{"format": 2, "applied_sequence": 1, "shape": "not thought of yet"}',
+        '{"format": "1", "applied_sequence": 1, "segments": []}',
+        '{"format": 1, "applied_sequence": 1, "segments": [{"name": "KNOWN", "files": ["vectors.faiss"]}]}',
+        '{"format": 1, "applied_sequence": 1, "segments": {"KNOWN": {}}}',
+        '{"format": 1, "applied_sequence": "1", "segments": []}',
+        '{"format": 1}',
+        "[1]",
+        "null",
+        "\x00",
+        "",
+    ],
+)
+def test_a_manifest_of_another_form_leads_to_a_rebuild_and_new_segments(folder: Path, manifest: str) -> None:
+    random, own, model = np.random.default_rng(18), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+        ids = [f"{number}" for number in range(900)]
+        vectors = random_vectors(random, own, 900)
+        one.write([Upsert([Record(name) for name in ids], vectors)])
+        model |= dict(zip(ids, vectors, strict=True))
+        assert one.compact(idle=False)
+    [segment] = (folder / "segments").iterdir()
+    (folder / "manifest.json").write_text(manifest.replace("KNOWN", segment.name))
+    with closing(opened(folder, own)) as one:
+        assert one.stats().segment_count == 0
+        check(one, own, model, random)
+        assert one.compact(idle=False)
+        check(one, own, model, random)
+    with closing(opened(folder, own)) as one:
+        assert one.stats().segment_count == 1
+        check(one, own, model, random)
+
+
+def test_files_of_a_segment_that_can_not_be_read_lead_to_a_rebuild(folder: Path) -> None:
+    """As those of a later release might be: digests right, contents unknown."""
+    random, own, model = np.random.default_rng(19), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+        ids = [f"{number}" for number in range(900)]
+        vectors = random_vectors(random, own, 900)
+        one.write([Upsert([Record(name) for name in ids], vectors)])
+        model |= dict(zip(ids, vectors, strict=True))
+        assert one.compact(idle=False)
+    [segment] = (folder / "segments").iterdir()
+    strange = b"a kind of index that this release does not know"
+    (segment / "vectors.faiss").write_bytes(strange)
+    described = json.loads((folder / "manifest.json").read_text())
+    described["segments"][0]["files"]["vectors.faiss"] = {
+        "bytes": len(strange),
+        "sha256": hashlib.sha256(strange).hexdigest(),
+    }
+    (folder / "manifest.json").write_text(json.dumps(described))
+    with closing(opened(folder, own)) as one:
+        assert one.stats().segment_count == 0
+        check(one, own, model, random)
 
 
 def test_what_a_crash_left_half_written_is_cleared(folder: Path) -> None:
