@@ -41,8 +41,8 @@ test-faiss-side:
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/recall tests/e2e
 
-test-faults: setup ## Run the fault tests in their long form.
-	$(BIN)/python -m pytest -q tests/faults -m long -s
+test-faults: setup ## Run the fault tests in their long form, and snapshots through a real S3 server.
+	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
 
 bench: setup ## Measure the index engine at a million vectors (10 minutes, 10 GB); write docs/results/engine.md.
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md

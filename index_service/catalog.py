@@ -8,6 +8,7 @@ Owns the data folder: its lock, its layout and each collection's description.
       collections/NAME/queries.npz        some recent queries; can be done without
       collections/NAME/shard-000/         a shard's own files
       collections/NAME/index.json         what may change later; absent while nothing has
+      snapshotting/                       what snapshots under way need; theirs to clear
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened
 """

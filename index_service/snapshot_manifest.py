@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from index_service.catalog import CONFIG_FILES
+from index_service.catalog import CONFIG_FILES, is_collection_name
 from index_service.shard import STORE_FILE
 from index_service.vector_space import Metric, VectorSpace
 
 _FORMAT = 1
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _FOLDER = re.compile(r"files-[0-9a-f]{32}")
 _FILE = re.compile(
     "|".join(
@@ -110,14 +111,26 @@ def parse_manifest(data: bytes) -> SnapshotManifest:
             described["folder"],
             {name: FileDigest(file["bytes"], file["sha256"]) for name, file in described["files"].items()},
         )
+        _check(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ManifestError(f"it is no manifest: {error!r}") from error
-    _check(manifest)
     return manifest
 
 
 def _check(manifest: SnapshotManifest) -> None:
-    """Raise ManifestError for a name that could lead elsewhere, or files that are not those of its shards."""
+    """Raise ManifestError for what no collection has, a name that could lead elsewhere, or files of other shards."""
+    if not is_collection_name(manifest.collection):
+        raise ManifestError(f"expected the name of a collection, not {manifest.collection!r}")
+    if not _FINGERPRINT.fullmatch(manifest.space.fingerprint):
+        raise ManifestError(f"expected 64 hexadecimal digits, not {manifest.space.fingerprint!r}")
+    numbers = (
+        manifest.space.dimension,
+        manifest.create_time_ns,
+        *(number for shard in manifest.shards for number in (shard.applied_sequence, shard.record_count)),
+        *(file.size_bytes for file in manifest.files.values()),
+    )
+    if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+        raise ManifestError("expected numbers from 0 to 2^63 - 1")
     if not _FOLDER.fullmatch(manifest.folder):
         raise ManifestError(f"expected a folder like {_FOLDER.pattern}, not {manifest.folder!r}")
     for name in manifest.files:

@@ -164,8 +164,13 @@ class RemoteStorage:
         with _translated(self.url):
             try:
                 self._files.pipe_file(self._path(MANIFEST_FILE), manifest, mode="create")
-            except FileExistsError as error:
-                raise _exists(self.url) from error
+            except Exception as error:
+                # Stores say in many ways that a file exists, also of their own first try when they try twice.
+                there = self.manifest()
+                if there is None:
+                    raise
+                if there != manifest:
+                    raise _exists(self.url) from error
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
         """See SnapshotStorage."""

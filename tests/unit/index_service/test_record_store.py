@@ -1,3 +1,4 @@
+import itertools
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index_service.record_store import RecordStore, StoreClosed, StoreDamaged, StoreFailed
+from index_service.record_store import RecordStore, StoreClosed, StoreDamaged, StoreFailed, StoreInterrupted
 from index_service.records import Delete, Record, RecordUpdate, StoredRecord, Update, Upsert
 
 
@@ -196,3 +197,66 @@ def test_rows_that_do_not_belong_together_are_noticed(path: Path, statement: str
     spoil(path, statement)
     with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged, match=message):
         list(store.stream_vectors(1, 10))
+
+
+def test_a_copy_is_of_one_moment_and_opens_like_the_original(store: RecordStore, path: Path, tmp_path: Path) -> None:
+    """A writer in another thread commits whole pairs of records; no copy holds half of one."""
+    done = threading.Event()
+
+    def write_pair(number: int) -> None:
+        store.apply([upsert(Record(f"{number}-a", "c" * 2_000), Record(f"{number}-b", "c" * 2_000))])
+
+    def write() -> None:
+        for number in itertools.count(1):
+            if done.is_set():
+                return
+            write_pair(number)
+
+    write_pair(0)
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        try:
+            for number in range(10):
+                before = store.applied_sequence()
+                sequence, count = store.copy_into(tmp_path / f"copy{number}", lambda: False)
+                assert before <= sequence <= store.applied_sequence()
+                assert count == 2 * sequence
+                with closing(RecordStore(tmp_path / f"copy{number}", 2)) as copy:
+                    ids = copy.ids_after("", 100_000)
+                    assert ids == sorted(f"{pair}-{half}" for pair in range(sequence) for half in "ab")
+                    assert copy.applied_sequence() == sequence
+                    assert copy.rows().tolist() == list(range(1, count + 1))
+                    [(rows, _, vectors)] = copy.stream_vectors(1, 100_000)
+                    assert (len(rows), vectors.shape) == (count, (count, 2))
+                    assert copy.apply([upsert(Record("new"))])[1] == sequence + 1
+        finally:
+            done.set()
+        writing.result()
+    with closing(sqlite3.connect(tmp_path / "copy0")) as raw:
+        assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_copy_leaves_what_was_deleted_behind(store: RecordStore, path: Path, tmp_path: Path) -> None:
+    store.apply([upsert(Record("a", "a secret"), Record("b"))])
+    store.apply([Delete(["a"])])
+    store.copy_into(tmp_path / "copy", lambda: False)
+    assert b"a secret" not in (tmp_path / "copy").read_bytes()
+
+
+def test_a_copy_can_be_stopped_and_the_store_goes_on(store: RecordStore, tmp_path: Path) -> None:
+    store.apply([upsert(*(Record(f"{number}", "c" * 100) for number in range(20_000)))])
+    with pytest.raises(StoreInterrupted):
+        store.copy_into(tmp_path / "copy", lambda: True)
+    (tmp_path / "copy").unlink(missing_ok=True)
+    assert store.copy_into(tmp_path / "copy", lambda: False) == (1, 20_000)
+    assert store.apply([Delete(["1"])])[1] == 2
+
+
+def test_a_damaged_store_is_not_copied(path: Path, tmp_path: Path) -> None:
+    with closing(RecordStore(path, 2)) as store:
+        store.apply([upsert(*(Record(f"{number}", "c" * 500) for number in range(200)))])
+    data = bytearray(path.read_bytes())
+    data[10 * 4_096 : 11 * 4_096] = b"x" * 4_096
+    path.write_bytes(data)
+    with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged):
+        store.copy_into(tmp_path / "copy", lambda: False)

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -96,6 +97,25 @@ def test_a_folder_of_another_name_is_refused(folder: str) -> None:
 )
 def test_files_must_be_those_of_its_shards(changed: SnapshotManifest) -> None:
     with pytest.raises(ManifestError, match="expected the files of"):
+        parse_manifest(changed.render())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (replace(MANIFEST, collection="../../x"), "expected the name of a collection, not '../../x'"),
+        (replace(MANIFEST, collection=""), "expected the name of a collection, not ''"),
+        (replace(MANIFEST, collection=7), "it is no manifest"),
+        (replace(MANIFEST, space=VectorSpace(7, "/x", Metric.L2)), "expected 64 hexadecimal digits, not '/x'"),
+        (replace(MANIFEST, space=VectorSpace("7", "ab" * 32, Metric.L2)), "expected numbers"),  # type: ignore[arg-type]
+        (replace(MANIFEST, space=VectorSpace(True, "ab" * 32, Metric.L2)), "expected numbers"),
+        (replace(MANIFEST, create_time_ns=2**63), "expected numbers"),
+        (replace(MANIFEST, create_time_ns=-1), "expected numbers"),
+        (replace(MANIFEST, files={**FILES, "index.json": FileDigest(None, "")}), "expected numbers"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_collection_has_is_refused(changed: SnapshotManifest, message: str) -> None:
+    with pytest.raises(ManifestError, match=re.escape(message)):
         parse_manifest(changed.render())
 
 
