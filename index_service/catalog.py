@@ -7,7 +7,7 @@ Owns the data folder: its lock, its layout and each collection's description.
       collections/NAME/collection.json    what is fixed at creation
       collections/NAME/queries.npz        some recent queries; can be done without
       collections/NAME/shard-000/         a shard's own files
-      collections/NAME/index.json         what may change later; absent while nothing has
+      collections/NAME/index.json         how it is indexed; may change later
       snapshotting/                       what snapshots under way need; theirs to clear
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened
@@ -43,7 +43,7 @@ from index_service.workers import Workers
 from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, ServiceError, Unavailable
 
 CONFIG_FILES = (CONFIG_FILE,)
-"""Files beside collection.json that belong to a collection, where they exist."""
+"""Files beside collection.json that belong to a collection; those of 0.1.0 have none."""
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")

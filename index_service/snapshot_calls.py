@@ -14,7 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from index_service.collection import Collection
-from index_service.collection_converters import METRIC_NUMBERS, check_collection_name, check_fingerprint, collection_message
+from index_service.collection_converters import (
+    METRIC_NUMBERS,
+    check_collection_name,
+    check_fingerprint,
+    collection_message,
+)
 from index_service.snapshot_task import Phase, Task
 from index_service.snapshots import Snapshot, Snapshots
 

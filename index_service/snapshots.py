@@ -159,6 +159,7 @@ class Snapshots:
         estimates = [shard.disk_bytes for shard in collection.stats()]
         task.bytes_total = sum(estimates)
         for name, data in self._catalog.config_files(collection.spec.name).items():
+            task.bytes_total += len(data)
             files[name] = _put(storage, f"{folder}/{name}", BytesIO(data), task)
         for number, (shard, estimate) in enumerate(zip(collection.shards, estimates, strict=True)):
             task.check()

@@ -64,7 +64,7 @@ def test_a_collection_comes_back_under_its_own_and_another_name(filled: Client, 
         assert [(one.id, one.caption, one.metadata) for one in after] == [
             (one.id, one.caption, one.metadata) for one in before
         ]
-        assert all(np.array_equal(one.vector, old.vector) for one, old in zip(after, before, strict=True))
+        assert np.array_equal([one.vector for one in after], [old.vector for old in before])
         hits = filled.search(vector=np.ones(8), modality="image", k=20, collection=name)
         assert (hits.ids, hits.scores.tolist()) == (found.ids, found.scores.tolist())
 

@@ -105,7 +105,7 @@ def test_files_must_be_those_of_its_shards(changed: SnapshotManifest) -> None:
     [
         (replace(MANIFEST, collection="../../x"), "expected the name of a collection, not '../../x'"),
         (replace(MANIFEST, collection=""), "expected the name of a collection, not ''"),
-        (replace(MANIFEST, collection=7), "it is no manifest"),
+        (replace(MANIFEST, collection=7), "it is no manifest"),  # type: ignore[arg-type]
         (replace(MANIFEST, space=VectorSpace(7, "/x", Metric.L2)), "expected 64 hexadecimal digits, not '/x'"),
         (replace(MANIFEST, space=VectorSpace("7", "ab" * 32, Metric.L2)), "expected numbers"),  # type: ignore[arg-type]
         (replace(MANIFEST, space=VectorSpace(True, "ab" * 32, Metric.L2)), "expected numbers"),

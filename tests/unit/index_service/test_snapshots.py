@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from index_service import compaction
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
+from index_service.compaction import Policy
 from index_service.metrics import IndexMetrics
+from index_service.recipes import Build, Effort, Recipe
 from index_service.records import Record, RecordUpdate
 from index_service.search import SearchOptions
 from index_service.segment_folder import SegmentFolder
@@ -39,6 +40,7 @@ from service_runtime.errors import (
 
 DIMENSION = 8
 FINGERPRINT = "ab" * 32
+POLICY = Policy(index_from_rows=200, seal_rows=256)
 Opened = tuple[Catalog, Snapshots]
 
 
@@ -58,7 +60,7 @@ def open_at(place: str) -> Iterator[Callable[[Path], Opened]]:
     with closing(Workers(2)) as workers:
 
         def open_it(folder: Path) -> Opened:
-            catalogs.append(Catalog(folder, workers, IndexMetrics(CollectorRegistry()), seal_rows=256))
+            catalogs.append(Catalog(folder, workers, IndexMetrics(CollectorRegistry()), POLICY))
             return catalogs[-1], Snapshots(catalogs[-1], folder, (place,))
 
         yield open_it
@@ -71,11 +73,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder whose collection "pets" has segments with codes, vectors in memory, and dead rows in both."""
     folder = tmp_path_factory.mktemp("prepared")
     with (
-        pytest.MonkeyPatch.context() as patched,
         closing(Workers(1)) as workers,
-        closing(Catalog(folder, workers, IndexMetrics(CollectorRegistry()), seal_rows=256)) as catalog,
+        closing(Catalog(folder, workers, IndexMetrics(CollectorRegistry()), POLICY)) as catalog,
     ):
-        patched.setattr(compaction, "CODES_FROM_ROWS", 200)
         fill(catalog.create("pets", VectorSpace(DIMENSION, FINGERPRINT, Metric.COSINE), 3))
     return folder
 
@@ -168,18 +168,15 @@ def test_a_restored_collection_holds_and_answers_the_same(
 
 
 @both_places
-def test_an_empty_collection_and_what_is_beside_its_description_are_restored(
-    one: Opened, tmp_path: Path, place: str
-) -> None:
+def test_an_empty_collection_and_the_choice_of_its_index_are_restored(one: Opened, place: str) -> None:
     catalog, snapshots = one
-    catalog.create("empty", VectorSpace(3, FINGERPRINT, Metric.L2), 1)
-    config = tmp_path / "one" / "collections" / "empty" / "index.json"
-    config.write_text('{"said": 1}')
+    empty = catalog.create("empty", VectorSpace(3, FINGERPRINT, Metric.L2), 1)
+    empty.configure(lambda config: config.chosen(Build(Recipe.HNSW), Effort(k_factor=7.0)))
     snapshots.create("empty", f"{place}/empty", Task())
     restored, _ = snapshots.restore(f"{place}/empty", "second", "", Task())
     assert len(restored) == 0
     assert restored.spec.space == catalog.get("empty").spec.space
-    assert (config.parents[1] / "second" / "index.json").read_text() == '{"said": 1}'
+    assert restored.config == empty.config
 
 
 @pytest.mark.parametrize(
@@ -274,11 +271,10 @@ def test_damage_to_any_file_is_found_named_and_leaves_nothing(
     one: Opened, place: str, damage: Callable[[bytes], bytes] | None
 ) -> None:
     catalog, snapshots = one
-    (Path(catalog.folder_aside("x").parent) / "pets" / "index.json").write_text('{"said": 1}')
     snapshots.create("pets", f"{place}/a", Task())
     files, root = fsspec.core.url_to_fs(f"{place}/a")
     kinds = {name.rpartition("/")[2]: name for name in names(f"{place}/a")}
-    assert len(kinds) == 9, kinds
+    assert {"records.sqlite", "vectors.faiss", "codes.faiss", "ids.utf8", "index.json", "snapshot.json"} < set(kinds)
     for kind, name in kinds.items():
         whole = files.cat_file(f"{root}{name}")
         files.rm_file(f"{root}{name}")
