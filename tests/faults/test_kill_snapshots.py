@@ -19,7 +19,7 @@ from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from tests.integration.index_service.calls import connected, create, random_vectors, search, upsert_request
 from tests.processes import RunningService, start_service
 
-ROWS = 4_000
+ROWS = 3_000
 CAPTION_BYTES = 4_000
 QUERIES = random_vectors(5, seed=77)
 
