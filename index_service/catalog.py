@@ -5,12 +5,12 @@ Owns the data folder: its lock, its layout and each collection's description.
     DATA_FOLDER/
       lock                                held by the one process that uses the folder
       collections/NAME/collection.json    what is fixed at creation
+      collections/NAME/index.json         how it is indexed; may change later
       collections/NAME/queries.npz        some recent queries; can be done without
       collections/NAME/shard-000/         a shard's own files
-      collections/NAME/index.json         how it is indexed; may change later
-      snapshotting/                       what snapshots under way need; theirs to clear
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened
+      snapshotting/                       what snapshots under way need; theirs to clear
 """
 
 import errno
