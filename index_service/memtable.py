@@ -52,6 +52,11 @@ class BlockView:
         ids: np.ndarray = self.ids[rows]
         return ids
 
+    def id_of(self, row: int) -> str:
+        """The id of one row."""
+        own: str = self.ids[row]
+        return own
+
 
 @dataclass(frozen=True, slots=True)
 class View:

@@ -18,11 +18,12 @@ import numpy as np
 
 from index_service.index_config import Modality
 from index_service.metrics import IndexMetrics
+from index_service.parts import ShardView
 from index_service.ranking import best_first
 from index_service.recall_estimates import RecallEstimates
 from index_service.recipes import Recipe
 from index_service.search import Queries, QueryAnswer, SearchAnswer, SearchOptions
-from index_service.shard_search import ShardView, Wanted, search
+from index_service.shard_search import Wanted, search
 from index_service.vector_space import VectorSpace
 from index_service.workers import step_behind
 

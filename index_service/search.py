@@ -5,25 +5,25 @@ Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from index_service.index_config import IndexConfig, Modality
 from index_service.metrics import IndexMetrics
-from index_service.ranking import best_first
+from index_service.parts import Parts, ShardView
 from index_service.recipes import Recipe
 from index_service.records import Include, Record, StoredRecord
 from index_service.shard import Shard
-from index_service.shard_search import MANY_HITS, Hits, Proposals, ShardView, Wanted
-from index_service.shard_search import search as search_view
+from index_service.shard_search import Hits, Proposals, Wanted
+from index_service.shard_search import search as search_parts
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import ResourceExhausted, ServiceError
 
 _PIECE_QUERIES = 64
 _PIECE_HITS = 100_000
-"""Most queries, and most hits of a shard, that are worked on at a time: they bound the memory of a search, and how long
+"""Most queries, and most hits, that are worked on at a time: they bound the memory of a search, and how long
 another one waits for a thread.
 """
 
@@ -97,17 +97,6 @@ class SearchAnswer:
     """For each view, what a filter let through, as ``shard_search.search`` takes it; None for all."""
 
 
-@dataclass(frozen=True, slots=True)
-class _ShardAnswer:
-    hits: list[Hits]
-    recipe: Recipe
-    rows_scanned: int
-    seconds: float
-
-
-_Gathered = tuple[np.ndarray, np.ndarray]
-"""Places, and what was read at each."""
-
 ReadRecords = Callable[[Sequence[str]], list[StoredRecord | None]]
 
 
@@ -126,7 +115,8 @@ def search_shards(
     Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``, and DeadlineExceeded.
     """
     views = [shard.view for shard in shards]
-    search = _Search(views, space, config, queries, options, workers, metrics)
+    parts = Parts([part for view in views for part in view.parts])
+    search = _Search(parts, space, config, queries, options, workers, metrics)
     size = _AnswerSize(options)
     merge_seconds = 0.0
     found: list[QueryAnswer] = []
@@ -147,7 +137,7 @@ def search_shards(
             shards_answered=len(shards),
             rows_scanned=search.rows_scanned // max(len(found), 1),
             estimated_recall=1.0 if recipe is Recipe.EXACT else search.estimated_recall,
-            shard_search_seconds=max(search.shard_seconds, default=0.0),
+            shard_search_seconds=search.shard_seconds,
             merge_seconds=merge_seconds + search.merge_seconds,
         ),
         views,
@@ -160,7 +150,7 @@ class _Search:
 
     def __init__(
         self,
-        views: Sequence[ShardView],
+        parts: Parts,
         space: VectorSpace,
         config: IndexConfig,
         queries: Queries,
@@ -168,7 +158,7 @@ class _Search:
         workers: Workers,
         metrics: IndexMetrics,
     ) -> None:
-        self._views = views
+        self._parts = parts
         self._space = space
         self._queries = queries
         self._options = options
@@ -176,19 +166,16 @@ class _Search:
         self._metrics = metrics
         # One more than asked for where a query would find itself.
         self._limit = options.k + options.offset + any(own is not None for own in queries.record_ids)
-        live = [view.live_count for view in views]
-        self._limits = [_share(self._limit, count / max(sum(live), 1)) for count in live]
         effort = None
         if not options.exact:
             target = options.target_recall
             effort = config.effort_in_force if target is None else config.effort_for(target, options.modality)
-        rows = max(sum(view.rows for view in views), 1)
-        proposals = None if effort is None else Proposals(self._limit * effort.k_factor / rows, effort)
+        proposals = None if effort is None else Proposals(self._limit * effort.k_factor / max(parts.rows, 1), effort)
         self._wanted = Wanted(self._limit, options.min_score, proposals, options.deadline)
         self.estimated_recall = None if effort is None else config.recall_of(effort, options.modality)
         self.recipes: set[Recipe] = set()
         self.rows_scanned = 0
-        self.shard_seconds = [0.0] * len(views)
+        self.shard_seconds = 0.0
         self.merge_seconds = 0.0
 
     def pieces(self) -> Iterator[list[QueryAnswer]]:
@@ -196,62 +183,20 @@ class _Search:
         step = max(1, min(_PIECE_QUERIES, _PIECE_HITS // self._limit))
         for begin in range(0, len(self._queries.vectors), step):
             piece = slice(begin, begin + step)
-            vectors = self._queries.vectors[piece]
-            hits = self._hits(vectors, range(len(self._views)), self._limits)
-            if self._limits != [self._limit] * len(self._views):
-                hits = self._completed(vectors, hits)
+            with self._metrics.stage("shard_search") as searching:
+                found = search_parts(
+                    self._parts, self._space, self._queries.vectors[piece], self._wanted, run=self._workers.search
+                )
+            self.shard_seconds += searching.seconds
+            self.rows_scanned += found.rows_scanned
+            self.recipes.add(found.recipe)
             with self._metrics.stage("merge") as merging:
-                merged = [
-                    _merge(self._views, [found[number] for found in hits], own, self._options)
-                    for number, own in enumerate(self._queries.record_ids[piece])
+                answers = [
+                    _answer(self._parts, hits, own, self._options)
+                    for hits, own in zip(found.hits, self._queries.record_ids[piece], strict=True)
                 ]
             self.merge_seconds += merging.seconds
-            yield merged
-
-    def _hits(self, vectors: np.ndarray, shards: Sequence[int], limits: Sequence[int]) -> list[list[Hits]]:
-        """For each of these shards, its hits of each query (n, dimension)."""
-
-        def search_one(asked: tuple[int, int]) -> _ShardAnswer:
-            shard, limit = asked
-            with self._metrics.stage("shard_search") as stopwatch:
-                found = search_view(self._views[shard], self._space, vectors, replace(self._wanted, limit=limit))
-            return _ShardAnswer(found.hits, found.recipe, found.rows_scanned, stopwatch.seconds)
-
-        answers = self._workers.search(search_one, list(zip(shards, limits, strict=True)))
-        for shard, answer in zip(shards, answers, strict=True):
-            self.shard_seconds[shard] += answer.seconds
-            self.rows_scanned += answer.rows_scanned
-            self.recipes.add(answer.recipe)
-        return [answer.hits for answer in answers]
-
-    def _completed(self, vectors: np.ndarray, hits: list[list[Hits]]) -> list[list[Hits]]:
-        """The hits, after asking for all from each shard whose share was too small for some query."""
-        short = [shard for shard, own in enumerate(hits) if self._is_short(own, self._limits[shard], hits)]
-        if short:
-            again = self._hits(vectors, short, [self._limit] * len(short))
-            for shard, own in zip(short, again, strict=True):
-                hits[shard] = own
-        return hits
-
-    def _is_short(self, own: list[Hits], limit: int, hits: list[list[Hits]]) -> bool:
-        """Whether a shard that gave as many hits as it was asked for might have more among the best of all."""
-        for number, found in enumerate(own):
-            if limit == self._limit or len(found.scores) < limit:
-                continue
-            scores = np.concatenate([other[number].scores for other in hits])
-            if len(scores) < self._limit:
-                return True
-            place = len(scores) - self._limit
-            if found.scores[-1] >= np.partition(scores, place)[place]:
-                return True
-        return False
-
-
-def _share(limit: int, part: float) -> int:
-    """How many of the ``limit`` best to ask of a shard that holds this part of the records, which their ids scatter."""
-    if limit < MANY_HITS:
-        return limit
-    return min(limit, int(limit * part + 6.0 * (limit * part) ** 0.5) + 64)
+            yield answers
 
 
 class _AnswerSize:
@@ -288,37 +233,19 @@ class _AnswerSize:
             )
 
 
-def _merge(views: Sequence[ShardView], hits: Sequence[Hits], own: str | None, options: SearchOptions) -> QueryAnswer:
-    """The best of all shards' hits of one query, without the query itself, from ``offset`` on."""
-    scores = np.concatenate([part.scores for part in hits])
-    addresses = np.concatenate([part.addresses for part in hits])
-    ends = np.cumsum([len(part.scores) for part in hits])
-
-    def gathered(places: np.ndarray, read: Callable[[ShardView, np.ndarray], np.ndarray]) -> Iterator[_Gathered]:
-        shard_of = np.searchsorted(ends, places, side="right")
-        for shard in np.unique(shard_of).tolist():
-            from_it = np.flatnonzero(shard_of == shard)
-            yield from_it, read(views[shard], addresses[places[from_it]])
-
-    def ids_at(places: np.ndarray) -> np.ndarray:
-        ids = np.empty(len(places), dtype=object)
-        for from_it, found in gathered(places, ShardView.ids_at):
-            ids[from_it] = found
-        return ids
-
-    order = best_first(scores, ids_at, options.k + options.offset + (own is not None))
-    ids = ids_at(order)
-    if own is not None:
-        # Not by numpy's own comparison, which takes "a" and "a\0" for the same.
-        others = [other != own for other in ids.tolist()]
-        order, ids = order[others], ids[others]
-    page = slice(options.offset, options.offset + options.k)
-    chosen = order[page]
-    vectors: np.ndarray | None = None
-    if options.include.vector and chosen.size:
-        parts = list(gathered(chosen, ShardView.vectors_at))
-        vectors = np.concatenate([found for _, found in parts])[np.argsort(np.concatenate([at for at, _ in parts]))]
-    return QueryAnswer(ids[page].tolist(), scores[chosen], None, vectors)
+def _answer(parts: Parts, hits: Hits, own: str | None, options: SearchOptions) -> QueryAnswer:
+    """The hits of one query, without the query itself, from ``offset`` on."""
+    scores, addresses = hits.scores, hits.addresses
+    if own is None:
+        page = slice(options.offset, options.offset + options.k)
+        scores, addresses = scores[page], addresses[page]
+        ids = parts.ids_at(addresses).tolist()
+    else:
+        ids = parts.ids_at(addresses).tolist()
+        others = [place for place, other in enumerate(ids) if other != own][options.offset :][: options.k]
+        scores, addresses, ids = scores[others], addresses[others], [ids[place] for place in others]
+    vectors = parts.vectors_at(addresses) if options.include.vector and addresses.size else None
+    return QueryAnswer(ids, scores, None, vectors)
 
 
 def _with_records(answer: QueryAnswer, read_records: ReadRecords) -> QueryAnswer:

@@ -150,6 +150,16 @@ def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, st
     (folder / DESCRIPTION_FILE).write_text(json.dumps(described), "utf-8")
 
 
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """What FAISS was told last, and for what: it reads it alone, so that searches may share it. Slow to make."""
+
+    key: tuple[Effort, int, int] | None
+    live: np.ndarray | None
+    """Held because the selector in it reads this memory."""
+    made: Any
+
+
 class Segment:
     """An open segment. Any thread may search it."""
 
@@ -163,13 +173,14 @@ class Segment:
         self.rows: int = self._exact.ntotal
         if self.build.recipe is not Recipe.EXACT:
             self._refined, self._cells = recipes.read(folder / CODES_FILE, self.build.recipe, self._exact)
-        self.numbers: np.ndarray = np.memmap(folder / NUMBERS_FILE, dtype="<i8", mode="r")
-        self._id_ends = np.memmap(folder / ID_ENDS_FILE, dtype="<u8", mode="r")
+        self.numbers = _mapped(folder / NUMBERS_FILE, "<i8")
+        self._id_ends = _mapped(folder / ID_ENDS_FILE, "<u8")
         with (folder / IDS_FILE).open("rb") as file:
             self._ids = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         code_bytes = faiss.rev_swig_ptr(self._exact.codes.data(), self.rows * self._exact.code_size)
         self.vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
         self.longest = self._longest()
+        self._parameters = _Parameters(None, None, None)
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""
@@ -183,6 +194,10 @@ class Segment:
         ids = np.empty(len(rows), dtype=object)
         ids[:] = [held[begin:end].decode() for begin, end in zip(begins, self._id_ends[rows].tolist(), strict=True)]
         return ids
+
+    def id_of(self, row: int) -> str:
+        """The id of one row."""
+        return self._ids[int(self._id_ends[row - 1]) if row else 0 : int(self._id_ends[row])].decode()
 
     def rows_numbered(self, numbers: np.ndarray) -> np.ndarray:
         """The rows of this segment that bear one of these numbers."""
@@ -232,8 +247,11 @@ class Segment:
         recipe = self.build.recipe
         if recipe is Recipe.LSH and live is not None:
             return self._propose_filtered(queries, count, candidates, effort, live)
-        parameters = recipes.parameters(recipe, effort, self._cells, count, candidates, _selector(live))
-        return self._as_scores(*self._refined.search(queries, count, params=parameters))
+        key, known = (effort, count, candidates), self._parameters
+        if known.key != key or known.live is not live:
+            made = recipes.parameters(recipe, effort, self._cells, count, candidates, _selector(live))
+            self._parameters = known = _Parameters(key, live, made)
+        return self._as_scores(*self._refined.search(queries, count, params=known.made))
 
     def _propose_filtered(
         self, queries: np.ndarray, count: int, candidates: int, effort: Effort, live: np.ndarray
@@ -332,6 +350,10 @@ class SegmentView:
         """(n,) str objects."""
         return self.segment.ids_of(rows)
 
+    def id_of(self, row: int) -> str:
+        """The id of one row."""
+        return self.segment.id_of(row)
+
     def newly_dead(self, earlier: "SegmentView") -> np.ndarray:
         """The rows that have died since an earlier view of the same segment."""
         if self.dead is None:
@@ -352,6 +374,11 @@ def merged_rows(views: Sequence[SegmentView]) -> Rows:
     ids = np.concatenate([view.ids_of(rows) for view, rows in zip(views, live, strict=True)])[order].tolist()
     vectors = GatheredVectors([view.segment.vectors for view in views], part_of, np.concatenate(live)[order])
     return Rows(numbers[order], ids, vectors)
+
+
+def _mapped(path: Path, dtype: str) -> np.ndarray:
+    """The numbers (n,) in a file, as a plain array: one that knows of its file is slow to read from."""
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
 
 
 def _is_live(live: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 from index_service.compaction import DEFAULT_POLICY, IDLE_SEAL_ROWS, Policy, segments_to_merge
 from index_service.memtable import BlockView, Memtable
 from index_service.metrics import IndexMetrics
+from index_service.parts import ShardView
 from index_service.record_store import (
     Effect,
     RecordStore,
@@ -32,7 +33,6 @@ from index_service.record_store import (
 from index_service.records import Delete, StoredRecord, Upsert, Write
 from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
 from index_service.segment_folder import SegmentFolder
-from index_service.shard_search import ShardView
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, ServiceError, Unavailable
 

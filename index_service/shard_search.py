@@ -1,4 +1,4 @@
-"""The nearest neighbours within one shard: its memtable and its segments together.
+"""The nearest neighbours within blocks and segments together: those of one shard, or of all.
 
 Owns what makes an answer exact: scores that a scan offers may be off by rounding, so rows are asked for until none that
 is missing could be better; the metric's own score, of the vectors as they are stored, decides. Knows no file.
@@ -7,11 +7,11 @@ is missing could be better; the metric's own score, of the vectors as they are s
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from index_service.memtable import BlockView, View
+from index_service.memtable import BlockView
+from index_service.parts import Part, Parts, address
 from index_service.ranking import best_first
 from index_service.recipes import CELL_RECIPES, Effort, Recipe
 from index_service.segment import SegmentView, nearest
@@ -26,7 +26,6 @@ scan: the last bits of a float32 may differ from the score that a search for few
 _LOWEST_SCORE = float(np.finfo(np.float32).min)
 _MARGIN_ROWS = 16
 _RESCORE_BYTES = 8 * 1024 * 1024
-_PART_BITS = 32
 _LARGEST_PROPOSED_SHARE = 0.05
 """Share of a segment's rows from which a scan of all vectors costs no more than proposing and comparing them."""
 
@@ -38,52 +37,6 @@ _SCANNED_SHARE = 0.02
 codes. Graphs lose their way in what is let through long before codes do, hence the second figure.
 """
 _SCANNED_SHARE_OF_GRAPH = 0.2
-
-Part = BlockView | SegmentView
-
-
-@dataclass(frozen=True, slots=True)
-class ShardView:
-    """All that a search needs of one shard; immutable."""
-
-    memtable: View
-    segments: tuple[SegmentView, ...]
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Blocks and segments."""
-        return (*self.memtable.blocks, *self.segments)
-
-    @property
-    def rows(self) -> int:
-        """Vectors in all parts, dead ones included."""
-        return sum(part.rows for part in self.parts)
-
-    @property
-    def live_count(self) -> int:
-        """Vectors that can be found."""
-        return sum(part.live_count for part in self.parts)
-
-    def vectors_at(self, addresses: np.ndarray) -> np.ndarray:
-        """The vectors (n, dimension) float32 at addresses (n,), as hits carry them; n is at least 1."""
-        found = self._gathered(addresses, [part.vectors_of for part in self.parts])
-        return np.concatenate([vectors for _, vectors in found])[np.argsort(np.concatenate([own for own, _ in found]))]
-
-    def ids_at(self, addresses: np.ndarray) -> np.ndarray:
-        """The ids (n,) str objects at addresses (n,)."""
-        ids = np.empty(len(addresses), dtype=object)
-        for own, found in self._gathered(addresses, [part.ids_of for part in self.parts]):
-            ids[own] = found
-        return ids
-
-    @staticmethod
-    def _gathered(
-        addresses: np.ndarray, readers: Sequence[Callable[[np.ndarray], np.ndarray]]
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What each part's reader makes of its rows, with their places among the addresses."""
-        part_of, rows = addresses >> _PART_BITS, addresses & ((1 << _PART_BITS) - 1)
-        groups = ((part, np.flatnonzero(part_of == part)) for part in np.unique(part_of).tolist())
-        return [(own, readers[part](rows[own])) for part, own in groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,52 +109,68 @@ class _Candidates:
     """By each query."""
     recipe: Recipe = Recipe.EXACT
 
-    def of(self, query: int) -> "_Offered":
-        """What is offered for one query."""
-        return _Offered(self.scores[query], self.rows[query], self.final)
+    def of(self, query: int) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Scores (n,) and rows (n,) offered for one query, and whether the scores are final."""
+        return self.scores[query], self.rows[query], self.final
 
 
-@dataclass(frozen=True, slots=True)
-class _Offered:
-    """What one part offers for one query; as in _Candidates."""
+Run = Callable[[Callable[["_Offers"], _Candidates], Sequence["_Offers"]], list[_Candidates]]
+"""Calls a function of each item, perhaps side by side, and returns what came of it in order."""
 
-    scores: np.ndarray
-    rows: np.ndarray
-    final: bool
+
+def _in_turn(function: Callable[["_Offers"], _Candidates], items: Sequence["_Offers"]) -> list[_Candidates]:
+    return [function(item) for item in items]
 
 
 def search(
-    view: ShardView,
+    searched: Parts,
     space: VectorSpace,
     queries: np.ndarray,
     wanted: Wanted,
     masks: Sequence[np.ndarray | None] | None = None,
+    run: Run = _in_turn,
 ) -> Found:
-    """For each of ``queries`` (n, dimension) float32, the best live rows of the view that reach min_score.
+    """For each of ``queries`` (n, dimension) float32, the best live rows of the parts that reach min_score.
 
-    ``masks`` hold for each part of the view the rows (rows,) bool that a filter lets through, None for all.
+    ``masks`` hold for each part the rows (rows,) bool that a filter lets through, None for all. ``run`` asks the parts.
     Exact over all parts that are searched exactly: while a row that was not offered could be among the best, more are
     asked for. Raises DeadlineExceeded.
     """
-    parts = view.parts
+    parts = searched.parts
     lengths = np.sqrt(np.einsum("nd,nd->n", queries, queries, dtype=np.float64))
     error = space.score_error(lengths, max((part.longest for part in parts), default=0.0))
     selections = [_select(part, mask) for part, mask in zip(parts, masks or [None] * len(parts), strict=True)]
-    offers = [_Offers(part, own, space, queries, error, wanted) for part, own in zip(parts, selections, strict=True)]
-    found = [offer.first() for offer in offers]
+    selected = max(sum(selection.count for selection in selections), 1)
+    offers = [
+        _Offers(part, own, space, queries, error, wanted, _share(wanted.limit, own.count / selected))
+        for part, own in zip(parts, selections, strict=True)
+    ]
+    found = run(_Offers.first, offers)
     while True:
         cut = _cut(found, wanted.limit, error)
         short = [n for n, part in enumerate(found) if ((part.beyond >= cut) & (part.beyond > -np.inf)).any()]
         if not short:
             recipes = {part.recipe for part in found} - {Recipe.EXACT}
             hits = [
-                _final_hits(view, space, query, [part.of(number) for part in found], border, wanted)
+                _final_hits(searched, space, query, [part.of(number) for part in found], border, wanted)
                 for number, (query, border) in enumerate(zip(queries, cut.tolist(), strict=True))
             ]
             rows_scanned = len(queries) * sum(part.rows_scanned for part in found)
             return Found(hits, recipes.pop() if recipes else Recipe.EXACT, rows_scanned)
-        for number in short:
-            found[number] = offers[number].more()
+        for number, more in zip(short, run(_Offers.more, [offers[number] for number in short]), strict=True):
+            found[number] = more
+
+
+def _with_margin(limit: int) -> int:
+    """The limit and some more: rounding may bring a worse row before a better one."""
+    return limit + limit // 64 + _MARGIN_ROWS
+
+
+def _share(limit: int, part: float) -> int:
+    """How many of the ``limit`` best to ask first of what holds this part of all rows."""
+    if limit < MANY_HITS:
+        return limit
+    return min(limit, int(limit * part + 6.0 * (limit * part) ** 0.5) + 64)
 
 
 def _select(part: Part, mask: np.ndarray | None) -> _Selection:
@@ -224,6 +193,7 @@ class _Offers:
         queries: np.ndarray,
         error: np.ndarray,
         wanted: Wanted,
+        share: int,
     ) -> None:
         self._part = part
         self._selection = selection
@@ -231,7 +201,7 @@ class _Offers:
         self._queries = queries
         self._error = error
         self._wanted = wanted
-        self._ask = wanted.limit + wanted.limit // 64 + _MARGIN_ROWS
+        self._ask = _with_margin(share)
 
     def first(self) -> _Candidates:
         """The best, as many as the limit asks for and some more for rounding."""
@@ -302,7 +272,7 @@ class _Offers:
         let_through = selection.count / segment.rows
         if let_through < (_SCANNED_SHARE_OF_GRAPH if recipe is Recipe.HNSW else _SCANNED_SHARE):
             return None
-        ask = min(self._ask, selection.count)
+        ask = min(_with_margin(self._wanted.limit), selection.count)
         candidates = max(ask, int(segment.rows * proposals.candidates_per_row))
         if candidates > segment.rows * _LARGEST_PROPOSED_SHARE:
             return None
@@ -351,31 +321,33 @@ def _cut(found: list[_Candidates], limit: int, error: np.ndarray) -> np.ndarray:
 
 
 def _final_hits(
-    view: ShardView, space: VectorSpace, query: np.ndarray, found: list[_Offered], border: float, wanted: Wanted
+    searched: Parts,
+    space: VectorSpace,
+    query: np.ndarray,
+    offered: list[tuple[np.ndarray, np.ndarray, bool]],
+    border: float,
+    wanted: Wanted,
 ) -> Hits:
-    """The best of what all parts offer for a query (dimension,) above the border, by the metric's own score."""
+    """The best of what all parts offer for a query (dimension,) above the border, by the metric's own score.
+
+    ``offered`` holds for each part the scores (n,), the rows (n,), and whether the scores are final.
+    """
     all_scores: list[np.ndarray] = []
     all_addresses: list[np.ndarray] = []
-    for number, (part, offered) in enumerate(zip(view.parts, found, strict=True)):
-        kept = offered.scores >= max(border, _LOWEST_SCORE)
-        rows = offered.rows[kept]
-        if not rows.size:
-            continue
-        scores = offered.scores[kept] if offered.final else _rescored(part, space, query, rows)
-        if wanted.min_score is not None:
-            reached = scores >= np.float32(wanted.min_score)
-            scores, rows = scores[reached], rows[reached]
-        all_scores.append(scores)
-        all_addresses.append(rows + (number << _PART_BITS))
+    for number, (part, (scores, rows, final)) in enumerate(zip(searched.parts, offered, strict=True)):
+        kept = scores >= max(border, _LOWEST_SCORE)
+        rows = rows[kept]
+        if rows.size:
+            all_scores.append(scores[kept] if final else _rescored(part, space, query, rows))
+            all_addresses.append(address(number, rows))
     if not all_scores:
         return Hits(np.empty(0, np.float32), np.empty(0, np.int64))
     scores, addresses = np.concatenate(all_scores), np.concatenate(all_addresses)
-    order = best_first(scores, partial(_ids_at, view, addresses), wanted.limit)
+    if wanted.min_score is not None:
+        reached = scores >= np.float32(wanted.min_score)
+        scores, addresses = scores[reached], addresses[reached]
+    order = best_first(scores, lambda places: searched.ids_at(addresses[places]), wanted.limit)
     return Hits(scores[order], addresses[order])
-
-
-def _ids_at(view: ShardView, addresses: np.ndarray, places: np.ndarray) -> np.ndarray:
-    return view.ids_at(addresses[places])
 
 
 def _rescored(part: Part, space: VectorSpace, query: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -54,10 +54,12 @@ class VectorSpace:
         For COSINE each row is scaled to length 1 in float32. Rows at fault come back as zeros.
         """
         prepared = np.array(vectors, dtype=np.float32)
-        finite = np.isfinite(prepared).all(axis=1)
-        faults = {int(row): "expected finite numbers, not NaN or infinity" for row in np.flatnonzero(~finite)}
-        prepared[~finite] = 0.0
         largest = np.abs(prepared).max(axis=1, initial=0.0)
+        faults: dict[int, str] = {}
+        finite = np.isfinite(largest)  # NaN and infinity are larger than any number
+        if not finite.all():
+            faults = {int(row): "expected finite numbers, not NaN or infinity" for row in np.flatnonzero(~finite)}
+            prepared[~finite], largest[~finite] = 0.0, 0.0
         if self.metric is Metric.COSINE:
             zero = finite & (largest == 0.0)
             faults |= {int(row): "expected a length above 0 for COSINE, not 0" for row in np.flatnonzero(zero)}
@@ -88,7 +90,7 @@ class VectorSpace:
 
     def bounded(self, scores: np.ndarray) -> np.ndarray:
         """Inner products as scores of the metric: a unit vector rounded to float16 may be a little longer than 1."""
-        return np.clip(scores, -1.0, 1.0) if self.metric is Metric.COSINE else scores
+        return np.minimum(np.maximum(scores, -1.0), 1.0) if self.metric is Metric.COSINE else scores
 
     def score_error(self, query_lengths: np.ndarray, longest: float) -> np.ndarray:
         """How far two ways of adding up one score in float32 may lie apart, for queries (n,) of the given lengths.

@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry
 
 from index_service.compaction import Policy
 from index_service.metrics import IndexMetrics
+from index_service.parts import ShardView
 from index_service.recipes import CENTRED_RECIPES, EXACT, Build, Effort, Recipe, cell_count, code_count
 from index_service.records import Delete, Record, Upsert
 from index_service.segment import prepare_worker
 from index_service.shard import Shard
-from index_service.shard_search import MANY_HITS, Hits, Proposals, ShardView, Wanted, search
+from index_service.shard_search import MANY_HITS, Hits, Proposals, Wanted, search
 from index_service.vector_space import Metric, VectorSpace
 
 DIMENSION = 24

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from index_service.metrics import IndexMetrics
+from index_service.parts import ShardView
 from index_service.records import Delete, Record, RecordUpdate, Update, Upsert
 from index_service.shard import STORE_FILE, Shard
-from index_service.shard_search import ShardView
 from index_service.vector_space import Metric, VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from index_service.memtable import Memtable
+from index_service.parts import ShardView
 from index_service.recipes import Recipe
 from index_service.segment import _BLAS_FROM_NUMBERS, prepare_worker
-from index_service.shard_search import Hits, ShardView, Wanted, search
+from index_service.shard_search import Hits, Wanted, search
 from index_service.vector_space import Metric, VectorSpace
 
 
