@@ -26,6 +26,8 @@ _DEAD_SHARE = 0.2
 _IDLE_SHARE = 0.05
 _IDLE_SECONDS = 2.0
 _LOOK_SECONDS = 0.2
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 60.0
 
 _logger = logging.getLogger("eyebright.compaction")
 
@@ -92,14 +94,69 @@ class Compactable(Protocol):
         ...
 
 
+class Rounds:
+    """Looks at one shard after another, and leaves one that failed alone for a while: longer each time it fails again.
+
+    A full disk is full for hours, and each try writes a segment before it finds out.
+    """
+
+    def __init__(self, shards: Callable[[], Sequence[Compactable]], clock: Callable[[], float]) -> None:
+        """``shards`` gives those that exist now, ``clock`` seconds."""
+        self._shards = shards
+        self._clock = clock
+        self._last_writes: dict[str, tuple[int, float]] = {}
+        self._pauses: dict[str, _Pause] = {}
+
+    def look(self, stopping: threading.Event) -> bool:
+        """One piece of work for each shard; whether any had some."""
+        worked = False
+        shards = self._shards()
+        names = {shard.name for shard in shards}
+        self._last_writes = {name: last for name, last in self._last_writes.items() if name in names}
+        self._pauses = {name: pause for name, pause in self._pauses.items() if name in names}
+        for shard in shards:
+            if stopping.is_set():
+                break
+            idle, pause = self._is_idle(shard), self._pauses.get(shard.name)
+            if pause is None or self._clock() >= pause.until:
+                worked |= self._compact(shard, idle=idle)
+        return worked
+
+    def _compact(self, shard: Compactable, *, idle: bool) -> bool:
+        try:
+            worked = shard.compact(idle=idle)
+        except Exception:
+            last = self._pauses.get(shard.name)
+            seconds = _FIRST_PAUSE_SECONDS if last is None else min(2 * last.seconds, _LONGEST_PAUSE_SECONDS)
+            self._pauses[shard.name] = _Pause(seconds, self._clock() + seconds)
+            _logger.exception("compaction failed", extra={"shard": shard.name, "next_try_seconds": seconds})
+            return False
+        self._pauses.pop(shard.name, None)
+        return worked
+
+    def _is_idle(self, shard: Compactable) -> bool:
+        now, sequence = self._clock(), shard.applied_sequence
+        known, since = self._last_writes.get(shard.name, (-1, now))
+        if known != sequence:
+            self._last_writes[shard.name] = sequence, now
+        return known == sequence and now - since >= _IDLE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """How long a shard is left alone after a failure."""
+
+    seconds: float
+    until: float
+
+
 class Compactor:
     """One thread that compacts all shards, a piece at a time, behind searches and writes in priority."""
 
     def __init__(self, shards: Callable[[], Sequence[Compactable]]) -> None:
         """``shards`` gives those that exist now."""
-        self._shards = shards
+        self._rounds = Rounds(shards, time.monotonic)
         self._stopping = threading.Event()
-        self._last_writes: dict[str, tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._run, name="compaction", daemon=True)
         self._thread.start()
 
@@ -111,24 +168,5 @@ class Compactor:
     def _run(self) -> None:
         step_behind()
         while not self._stopping.wait(_LOOK_SECONDS):
-            while self._look() and not self._stopping.is_set():
+            while self._rounds.look(self._stopping) and not self._stopping.is_set():
                 pass
-
-    def _look(self) -> bool:
-        """One piece of work for each shard; whether any had some."""
-        worked = False
-        for shard in self._shards():
-            if self._stopping.is_set():
-                break
-            try:
-                worked |= shard.compact(idle=self._is_idle(shard))
-            except Exception:
-                _logger.exception("compaction failed", extra={"shard": shard.name})
-        return worked
-
-    def _is_idle(self, shard: Compactable) -> bool:
-        now, sequence = time.monotonic(), shard.applied_sequence
-        known, since = self._last_writes.get(shard.name, (-1, now))
-        if known != sequence:
-            self._last_writes[shard.name] = sequence, now
-        return known == sequence and now - since >= _IDLE_SECONDS
