@@ -23,6 +23,7 @@ import faiss
 import numpy as np
 
 from index_service import recipes
+from index_service.fault_points import reach
 from index_service.recipes import Build, Effort, Recipe
 from index_service.vector_space import STORED_DTYPE, Metric, VectorSpace
 
@@ -140,12 +141,16 @@ def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, st
         if proposing is not None:
             proposing.add(recipes.centred(piece, mean))
     faiss.write_index(exact, str(folder / VECTORS_FILE))
+    reach("*.file_written")
     if proposing is not None:
         recipes.write(proposing, build.recipe, folder / CODES_FILE)
+        reach("*.file_written")
     encoded = [own.encode() for own in rows.ids]
-    rows.numbers.astype("<i8").tofile(folder / NUMBERS_FILE)
-    np.cumsum([len(own) for own in encoded], dtype="<u8").tofile(folder / ID_ENDS_FILE)
+    # Not by numpy's own tofile, which says nothing of a disk that is found full when the file is closed.
+    (folder / NUMBERS_FILE).write_bytes(rows.numbers.astype("<i8").tobytes())
+    (folder / ID_ENDS_FILE).write_bytes(np.cumsum([len(own) for own in encoded], dtype="<u8").tobytes())
     (folder / IDS_FILE).write_bytes(b"".join(encoded))
+    reach("*.file_written")
     described = {"recipe": build.recipe.value, "centred": build.centred}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(described), "utf-8")
 
@@ -177,10 +182,17 @@ class Segment:
         self._id_ends = _mapped(folder / ID_ENDS_FILE, "<u8")
         with (folder / IDS_FILE).open("rb") as file:
             self._ids = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self._check_lengths()
         code_bytes = faiss.rev_swig_ptr(self._exact.codes.data(), self.rows * self._exact.code_size)
         self.vectors: np.ndarray = code_bytes.view(STORED_DTYPE).reshape(self.rows, space.dimension)
         self.longest = self._longest()
         self._parameters = _Parameters(None, None, None)
+
+    def _check_lengths(self) -> None:
+        lengths = (self.rows, len(self.numbers), len(self._id_ends), int(self._id_ends[-1]))
+        expected = (self.rows, self.rows, self.rows, len(self._ids))
+        if lengths != expected:
+            raise RuntimeError(f"expected vectors, numbers, ids and their bytes {expected}, not {lengths}")
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""

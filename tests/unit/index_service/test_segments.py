@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from index_service.compaction import Policy
 from index_service.memtable import Memtable
 from index_service.metrics import IndexMetrics
-from index_service.recipes import FASTSCAN, Build, Recipe
+from index_service.recipes import EXACT, FASTSCAN, Build, Recipe
 from index_service.records import Delete, Record, Upsert
-from index_service.segment import Interrupted, Rows
+from index_service.segment import Interrupted, Rows, Segment, write_segment
 from index_service.segment_folder import SegmentFolder
 from index_service.shard import STORE_FILE, Shard
 from index_service.shard_search import Wanted, search
@@ -335,3 +335,22 @@ def test_closing_cuts_compaction_short(folder: Path, monkeypatch: pytest.MonkeyP
     one.close()
     assert list((folder / "segments").iterdir()) == []
     assert not one.compact(idle=True)
+
+
+@pytest.mark.parametrize("file", ["rows.i64", "id-ends.u64", "ids.utf8", "segment.json"])
+def test_a_disk_that_is_found_full_at_the_last_byte_of_a_file_fails_the_segment(tmp_path: Path, file: str) -> None:
+    """FAISS only prints it of its own files; they don't open then, as the next test shows."""
+    (tmp_path / file).symlink_to("/dev/full")
+    rows = Rows(np.arange(3), ["a", "b", "c"], np.eye(3, DIMENSION, dtype=np.float16))
+    with pytest.raises((OSError, RuntimeError)):
+        write_segment(tmp_path, rows, space(), EXACT, Event())
+
+
+@pytest.mark.parametrize(("file", "cut"), [("rows.i64", 8), ("id-ends.u64", 8), ("ids.utf8", 1), ("vectors.faiss", 1)])
+def test_a_segment_of_which_a_file_is_short_does_not_open(tmp_path: Path, file: str, cut: int) -> None:
+    rows = Rows(np.arange(3), ["a", "b", "c"], np.eye(3, DIMENSION, dtype=np.float16))
+    write_segment(tmp_path, rows, space(), EXACT, Event())
+    assert Segment("whole", tmp_path, space()).rows == 3
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-cut])
+    with pytest.raises(RuntimeError):
+        Segment("short", tmp_path, space())
