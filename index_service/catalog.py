@@ -31,6 +31,7 @@ from typing import IO, Any
 
 from index_service.collection import Collection, CollectionSpec
 from index_service.compaction import DEFAULT_POLICY, Policy
+from index_service.fault_points import during, reach
 from index_service.index_config import CONFIG_FILE, UNCONFIGURED, IndexConfig, read_config, write_config
 from index_service.metrics import IndexMetrics
 from index_service.query_reservoir import CAPACITY, QUERIES_FILE, QueryReservoir
@@ -134,9 +135,11 @@ class Catalog:
             made = self.folder_aside(name)
             try:
                 made.mkdir()
+                reach("create.before_shards")
                 _write_shards(made, spec)
                 write_config(made, config)
-                return self._take(made, spec)
+                with during("create"):
+                    return self._take(made, spec)
             except (OSError, StoreError) as error:
                 shutil.rmtree(made, ignore_errors=True)
                 raise disk_error(f"collection {name!r} can't be created", error) from error
@@ -153,7 +156,8 @@ class Catalog:
         with self._changing:
             try:
                 self.refuse_existing(name, "collection")
-                return self._take(made, CollectionSpec(name, space, shard_count, time.time_ns()))
+                with during("restore"):
+                    return self._take(made, CollectionSpec(name, space, shard_count, time.time_ns()))
             except BaseException:
                 shutil.rmtree(made, ignore_errors=True)
                 raise
@@ -169,27 +173,37 @@ class Catalog:
             raise AlreadyExists(f"there is a collection {name!r} already", field=field)
 
     def delete(self, name: str) -> None:
-        """Remove a collection and everything in it. Raises NotFound, Unavailable when its folder can't be moved."""
+        """Remove a collection and everything in it.
+
+        Raises NotFound, or ResourceExhausted or Unavailable when its folder can't be moved; then it is there as before.
+        """
         with self._changing:
             collection = self.get(name)
             self._collections = {known: other for known, other in self._collections.items() if known != name}
             collection.close()
             aside = self._folder / f".deleting-{name}-{uuid.uuid4().hex}"
             try:
+                reach("delete.before_rename")
                 (self._folder / name).rename(aside)
+                reach("delete.after_rename")
                 sync_folder(self._folder)
             except OSError as error:
+                if aside.exists():
+                    aside.rename(self._folder / name)
                 self._collections = {**self._collections, name: self._open(collection.spec)}
-                raise Unavailable(f"collection {name!r} can't be deleted: {error}") from error
+                raise disk_error(f"collection {name!r} can't be deleted", error) from error
             shutil.rmtree(aside, ignore_errors=True)
 
     def _take(self, made: Path, spec: CollectionSpec) -> Collection:
         """Describe a folder of shards, move it to its place and open it. Raises OSError or StoreError, and leaves no
         collection then.
         """
+        reach("*.before_description")
         _write_description(made, spec)
+        reach("*.before_rename")
         place = made.rename(self._folder / spec.name)
         try:
+            reach("*.after_rename")
             sync_folder(self._folder)
             collection = self._open(spec)
         except BaseException:
@@ -270,6 +284,7 @@ def _write_shards(folder: Path, spec: CollectionSpec) -> None:
         own = shard_folder(folder, number)
         own.mkdir()
         Shard.create(own, spec.space.dimension)
+        reach("create.shard_written")
         sync_folder(own)
 
 

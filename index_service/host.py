@@ -8,6 +8,7 @@ import asyncio
 from grpc import aio
 from prometheus_client import CollectorRegistry
 
+from index_service import fault_points
 from index_service.catalog import Catalog
 from index_service.compaction import Compactor, Policy
 from index_service.metrics import IndexMetrics
@@ -25,6 +26,7 @@ class IndexHost:
     service_name = SERVICE_NAME
 
     def __init__(self, settings: IndexSettings, registry: CollectorRegistry) -> None:
+        fault_points.arm(settings.fault_point)
         self._settings = settings
         self._metrics = IndexMetrics(registry)
         self._workers = Workers(settings.search_threads)

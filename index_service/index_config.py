@@ -12,7 +12,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from index_service.fault_points import reach
 from index_service.recipes import FASTSCAN, Build, Effort, Recipe
+from index_service.segment_folder import sync_folder
 
 CONFIG_FILE = "index.json"
 """Name of the file in a collection's folder."""
@@ -128,7 +130,7 @@ def read_config(folder: Path) -> IndexConfig:
 
 
 def write_config(folder: Path, config: IndexConfig) -> None:
-    """Keep the choices, durably. Raises OSError, and then the old ones stand."""
+    """Keep the choices, durably. Raises OSError, and then the old ones stand unless the disk fails at the very end."""
     described = {
         "format": _FORMAT,
         "build": _optional(_describe_build, config.build),
@@ -137,11 +139,15 @@ def write_config(folder: Path, config: IndexConfig) -> None:
         "front": [_describe_measured(point) for point in config.front],
     }
     aside = folder / f"{CONFIG_FILE}.writing"
+    reach("config.before_writing")
     with aside.open("w", encoding="utf-8") as file:
         json.dump(described, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+    reach("config.before_rename")
     aside.replace(folder / CONFIG_FILE)
+    reach("config.after_rename")
+    sync_folder(folder)
 
 
 def _optional(function: Callable[[Any], Any], value: Any) -> Any:  # noqa: ANN401 - JSON

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index_service.fault_points import reach
 from index_service.index_config import Modality
 from index_service.segment_folder import sync_folder
 from index_service.vector_space import VectorSpace
@@ -105,11 +106,14 @@ class QueryReservoir:
                 f"{modality.value.lower()}_seen": np.array(sample.seen, dtype=np.int64),
             }
         aside = self._path.with_suffix(".writing")
+        reach("queries.before_writing")
         with aside.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
+        reach("queries.before_rename")
         aside.replace(self._path)
+        reach("queries.after_rename")
         sync_folder(self._path.parent)
 
     def _load(self) -> None:

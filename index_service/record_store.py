@@ -4,6 +4,7 @@ Owns the file's tables, its transactions and the words for what can go wrong wit
 Knows nothing of shards, requests or what vectors mean.
 """
 
+import errno
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -13,6 +14,7 @@ from threading import Condition
 
 import numpy as np
 
+from index_service.fault_points import reach
 from index_service.records import Delete, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.vector_space import STORED_DTYPE
 
@@ -166,7 +168,9 @@ class RecordStore:
                         effects.append(Effect(*self._remove(ids), 0))
             sequence += len(writes)
             self._writer.execute("UPDATE state SET applied_sequence = ?, next_row = ?", (sequence, next_row))
+            reach("write.before_commit")
             self._writer.execute("COMMIT")
+            reach("write.after_commit")
         return effects, sequence
 
     def recover(self) -> int:
@@ -292,7 +296,7 @@ class RecordStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise _translate(error, self._path) from error
 
     def _remove(self, ids: Sequence[str]) -> tuple[list[bool], list[int]]:
@@ -329,8 +333,11 @@ class RecordStore:
         return np.frombuffer(blob, dtype=STORED_DTYPE)
 
 
-def _translate(error: sqlite3.Error, path: Path) -> StoreError:
-    """The StoreError that an SQLite error amounts to."""
+def _translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+    """The StoreError that an error of SQLite or of the system amounts to."""
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return (StoreFull if full else StoreFailed)(f"{path}: {error}")
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code == sqlite3.SQLITE_INTERRUPT:
         return StoreInterrupted(f"{path}: {error}")

@@ -26,6 +26,7 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import Any, BinaryIO
 
+from index_service.fault_points import reach
 from index_service.recipes import Build
 from index_service.segment import Rows, Segment, write_segment
 from index_service.vector_space import VectorSpace
@@ -62,6 +63,7 @@ class SegmentFolder:
         self._manifest = folder / MANIFEST_FILE
         self._space = space
         self._entries: dict[str, _Entry] = {}
+        self._withdrawn: set[str] = set()
         self._publishing = Lock()
         self._published: list[str] = []
         self._published_sequence = 0
@@ -89,32 +91,44 @@ class SegmentFolder:
         Raises OSError, RuntimeError, or Interrupted once ``stop`` is set, and leaves nothing then.
         """
         name = uuid.uuid4().hex
-        aside = self._segments / f".writing-{name}"
+        aside, place = self._segments / f".writing-{name}", self._segments / name
         aside.mkdir()
         try:
+            reach("*.before_files")
             write_segment(aside, rows, self._space, build, stop)
             files = {path.name: _seal_file(path) for path in sorted(aside.iterdir())}
             sync_folder(aside)
-            aside.rename(self._segments / name)
+            reach("*.before_rename")
+            aside.rename(place)
+            reach("*.after_rename")
             sync_folder(self._segments)
+            segment = Segment(name, place, self._space)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             raise
         self._entries[name] = _Entry(name, files)
-        return Segment(name, self._segments / name, self._space)
+        return segment
 
     def publish(self, segments: Sequence[Segment], applied_sequence: int) -> None:
-        """Let these segments count and no others, and remove those. Raises OSError, and then nothing has changed."""
+        """Let these segments count and no others, and remove those.
+
+        Raises OSError: which of the two manifests is on disk is not known then, and all files are there for either.
+        """
         names = [segment.name for segment in segments]
         aside = self._manifest.with_suffix(".writing")
+        reach("*.before_manifest")
         with aside.open("wb") as file:
             file.write(self._describe(names, applied_sequence))
             file.flush()
             os.fsync(file.fileno())
         with self._publishing:
+            reach("*.before_manifest_rename")
             aside.replace(self._manifest)
-            sync_folder(self._folder)
             self._published, self._published_sequence = names, applied_sequence
+            reach("*.after_manifest_rename")
+            sync_folder(self._folder)
+            reach("*.before_removal")
             for name in set(self._entries) - set(names):
                 self.discard(name)
 
@@ -135,9 +149,17 @@ class SegmentFolder:
             }
         return {MANIFEST_FILE: manifest} | files
 
+    def withdraw(self, segment: Segment) -> None:
+        """Remove a segment that could not be published; not before another try while the manifest may name it."""
+        with self._publishing:
+            self._withdrawn.add(segment.name)
+            for name in self._withdrawn - set(self._published):
+                self.discard(name)
+
     def discard(self, name: str) -> None:
         """Remove the files of a segment that does not count. Searches that still read it go on: they hold it mapped."""
         del self._entries[name]
+        self._withdrawn.discard(name)
         shutil.rmtree(self._segments / name, ignore_errors=True)
 
     @property
@@ -202,6 +224,7 @@ def sync_folder(folder: Path) -> None:
 
 def _seal_file(path: Path) -> dict[str, Any]:
     """Sync a file and describe it."""
+    reach("*.before_sync")
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     return _describe(path)

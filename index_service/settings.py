@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import CliApp, NoDecode, SettingsConfigDict, SettingsError
 
+from index_service import fault_points
 from index_service.snapshot_urls import parse_snapshot_url
 from service_runtime.settings import ServiceSettings
 
@@ -69,6 +70,17 @@ class IndexSettings(ServiceSettings):
     fsspec knows ("s3://bucket/eyebright"; the store's own library reads its credentials), several with commas between
     them, or as a JSON array. None by default: then both are refused. Whoever can write to such a place can change what
     a restore loads, so name none that strangers can."""
+
+    fault_point: str = ""
+    """For tests of this service alone, never where data matters: where it is to die or to find its disk failing, as
+    "seal.before_rename:3:kill" says (see fault_points.py)."""
+
+    @field_validator("fault_point")
+    @classmethod
+    def _check_fault_point(cls, armed: str) -> str:
+        if armed:
+            fault_points.parse(armed)
+        return armed
 
     @field_validator("snapshot_urls", mode="before")
     @classmethod

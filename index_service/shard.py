@@ -18,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from index_service.compaction import DEFAULT_POLICY, IDLE_SEAL_ROWS, Policy, segments_to_merge
+from index_service.fault_points import during, reach
 from index_service.memtable import BlockView, Memtable
 from index_service.metrics import IndexMetrics
 from index_service.parts import ShardView
@@ -272,6 +273,7 @@ class Shard:
         self._publish()
         self._sequence, self._in_step, self._failure = sequence, True, ""
         self._metrics.write_batches.inc(len(writes))
+        reach("write.before_acknowledgement")
         return [effect.existed for effect in effects]
 
     def _show(self, write: Write, effect: Effect) -> None:
@@ -291,7 +293,7 @@ class Shard:
 
     def _seal(self, memtable: Memtable, blocks: Sequence[BlockView]) -> None:
         """Put the oldest blocks of the memtable into a segment."""
-        with self._metrics.stage("seal"):
+        with self._metrics.stage("seal"), during("seal"):
             live = [slice(None) if block.dead is None else ~block.dead for block in blocks]
             rows = Rows(
                 np.concatenate([block.numbers[kept] for block, kept in zip(blocks, live, strict=True)]),
@@ -316,7 +318,7 @@ class Shard:
 
     def _merge(self, merging: Sequence[SegmentView]) -> None:
         """Put one segment in the place of several, without their dead."""
-        with self._metrics.stage("merge_segments"):
+        with self._metrics.stage("merge_segments"), during("merge"):
             merged = self._written(merged_rows(merging), replaced=[view.segment for view in merging])
         names = {view.segment.name for view in merging}
         with self._writer_lock:
@@ -330,7 +332,12 @@ class Shard:
         """The segment of these rows, on disk and in the manifest in others' place; none when there are no rows."""
         written = [self._folder.write(rows, self.policy.for_rows(len(rows.ids)), self._closing)] if rows.ids else []
         kept = [view.segment for view in self._segments if view.segment not in replaced]
-        self._folder.publish([*kept, *written], self._sequence)
+        try:
+            self._folder.publish([*kept, *written], self._sequence)
+        except OSError:
+            for segment in written:
+                self._folder.withdraw(segment)
+            raise
         return [SegmentView.of(segment, None) for segment in written]
 
     def _drop(self, views: Sequence[SegmentView]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 import fsspec
 from fsspec.spec import AbstractBufferedFile
 
+from index_service.fault_points import reach
 from index_service.segment_folder import sync_folder
 from index_service.snapshot_task import Stopped
 from index_service.snapshot_urls import SnapshotUrl
@@ -97,7 +98,9 @@ class FolderStorage:
                 sync_folder(changed)
             if place.exists():
                 raise _exists(self.url)
+            reach("snapshot.before_manifest_rename")
             aside.rename(place)
+            reach("snapshot.after_manifest_rename")
             sync_folder(self._folder)
 
     def write(self, name: str, pieces: Iterable[bytes]) -> None:
@@ -107,6 +110,7 @@ class FolderStorage:
             missing = [folder for folder in path.parents if not folder.exists()]
             self._changed |= {path.parent, *(folder.parent for folder in missing)}
             path.parent.mkdir(parents=True, exist_ok=True)
+            reach("snapshot.before_file")
             with path.open("xb") as file:
                 file.writelines(pieces)
                 file.flush()

@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from index_service.catalog import Catalog, disk_error, shard_folder
 from index_service.collection import Collection
+from index_service.fault_points import reach
 from index_service.record_store import RecordStore, StoreError, StoreInterrupted
 from index_service.segment_folder import sync_folder
 from index_service.shard import STORE_FILE
@@ -79,8 +80,10 @@ class Snapshots:
         try:
             work.mkdir(parents=True)
             (work / _TARGET_FILE).write_text(json.dumps({"url": url}), "utf-8")
+            reach("snapshot.before_copy")
             manifest = self._copy(collection, storage, work, task)
             task.check()
+            reach("snapshot.before_manifest")
             storage.commit(folder, manifest.render())
         except BaseException as error:
             _discard(storage, work)
@@ -89,6 +92,7 @@ class Snapshots:
             if isinstance(error, OSError):
                 raise disk_error(f"collection {name!r} can't be copied", error) from error
             raise
+        reach("snapshot.complete")
         shutil.rmtree(work, ignore_errors=True)
         task.phase = Phase.DONE
         return Snapshot(url, manifest)
@@ -112,11 +116,13 @@ class Snapshots:
         made = self._catalog.folder_aside(name)
         try:
             made.mkdir()
+            reach("restore.before_files")
             _check_room(made, manifest)
             task.bytes_total = manifest.size_bytes
             task.phase = Phase.TRANSFERRING
             for file, expected in manifest.files.items():
                 _fetch(storage, f"{manifest.folder}/{file}", made / file, expected, task)
+            reach("restore.before_opening")
             task.phase = Phase.OPENING
             _check_stores(storage, made, manifest)
             for inner, _, _ in os.walk(made):
@@ -166,6 +172,7 @@ class Snapshots:
             task.phase = Phase.COPYING
             aside = work / STORE_FILE
             with shard.copied(aside, task.stopped) as copy:
+                reach("snapshot.records_copied")
                 task.phase = Phase.TRANSFERRING
                 task.bytes_total += sum(_size_bytes(file) for file in copy.files.values()) - estimate
                 for path, file in copy.files.items():
@@ -252,6 +259,7 @@ def _fetch(storage: SnapshotStorage, name: str, path: Path, expected: FileDigest
     """Read a file into a new one, durably. Raises FailedPrecondition when it is not as expected."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pieces = MeasuredPieces(storage.read(name), task)
+    reach("restore.before_file")
     with path.open("xb") as file:
         for piece in pieces:
             file.write(piece)

@@ -1,13 +1,16 @@
 """A disk that fills up: writes are refused clearly, what was acknowledged stays readable, and room heals it."""
 
+import json
+import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
-from eyebright.index.v1 import collection_pb2, record_pb2
+from eyebright.index.v1 import collection_pb2, record_pb2, snapshot_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 
 from tests.integration.index_service.calls import (
@@ -110,3 +113,52 @@ def test_a_full_disk_refuses_writes_keeps_reading_and_heals(small_disk: Path, tm
             ]
     finally:
         service.kill()
+
+
+def compaction_failures(log: Path) -> list[float]:
+    """How long compaction waited after each failure, in seconds."""
+    lines = (json.loads(line) for line in log.read_text("utf-8").splitlines() if line.startswith("{"))
+    return [line["next_try_seconds"] for line in lines if line["message"] == "compaction failed"]
+
+
+def test_compaction_and_copies_without_room_harm_nothing_and_go_on_later(small_disk: Path, tmp_path: Path) -> None:
+    """What is left is enough for the last 56 records, not for a segment of all 256 or a copy of them."""
+    data = ("--data-folder", str(small_disk / "data"), "--snapshot-urls", str(small_disk / "snapshots"))
+    service = start_service("index_service", tmp_path, *data, "--seal-rows", "256")
+    vectors, ids = random_vectors(256, 512), [f"{row}" for row in range(256)]
+    try:
+        with connected(service.address) as stub:
+            create(stub, "pets", 512, shard_count=1)
+            assert not any(upsert(stub, "pets", ids[:200], vectors[:200]))
+            ballast = small_disk / "ballast"
+            ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 200_000))
+            assert not any(upsert(stub, "pets", ids[200:], vectors[200:]))
+            wait_for(lambda: len(compaction_failures(service.log)) >= 2)
+            assert compaction_failures(service.log)[:2] == [1.0, 2.0]
+            with pytest.raises(grpc.RpcError) as raised:
+                list(stub.CreateSnapshot(snapshot_request(small_disk)))
+            assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            for _ in range(2):
+                results = search(stub, "pets", vectors, k=1).results
+                assert [list(result.ids) for result in results] == [[own] for own in ids]
+                ballast.unlink(missing_ok=True)
+                wait_for(lambda: stats(stub).segment_count == 1)
+            list(stub.CreateSnapshot(snapshot_request(small_disk)))
+    finally:
+        service.kill()
+
+
+def snapshot_request(disk: Path) -> snapshot_pb2.CreateSnapshotRequest:
+    return snapshot_pb2.CreateSnapshotRequest(collection="pets", url=str(disk / "snapshots" / "one"))
+
+
+def stats(stub: IndexServiceStub) -> collection_pb2.ShardStats:
+    answer: collection_pb2.GetStatsResponse = stub.GetStats(collection_pb2.GetStatsRequest(collection="pets"))
+    return answer.shards[0]
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

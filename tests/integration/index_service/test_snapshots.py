@@ -80,6 +80,12 @@ class Writer:
         with self._changed:
             assert self._changed.wait_for(lambda: self.acknowledged >= acknowledged, timeout=60)
 
+    def wait_for_segments(self) -> None:
+        """Go on writing until every shard has sealed."""
+        request = collection_pb2.GetStatsRequest(collection=self._name)
+        while not all(shard.segment_count for shard in self._stub.GetStats(request).shards):
+            self.wait_for(self.acknowledged + 1)
+
     def stop(self) -> None:
         self._stopping = True
         self._thread.join(60)
@@ -107,6 +113,7 @@ def test_a_snapshot_among_writes_holds_a_prefix_of_each_shards_writes(tmp_path: 
         create(stub, "busy", shard_count=SHARDS)
         writer = Writer(stub, "busy")
         try:
+            writer.wait_for_segments()
             for round_number in range(2):
                 writer.wait_for(writer.acknowledged + 30)
                 before = writer.acknowledged
