@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from index_service.index_config import INDEX_FROM_ROWS
-from index_service.recipes import EXACT, FASTSCAN, Build
+from index_service.recipes import CODE_RECIPES, EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView
 from index_service.workers import step_behind
 
-SEAL_ROWS = 32_768
+SEAL_ROWS = 16_384
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
 
 IDLE_SEAL_ROWS = 512
 """The same for a shard that nobody writes to for a while: its searches then read one segment and no memory."""
+
+CODES_FROM_ROWS = 4_096
+"""Rows from which codes are worth their training: a scan of them takes a tenth of one of the vectors."""
 
 _MERGE_COUNT = 4
 _DEAD_SHARE = 0.2
@@ -39,12 +42,16 @@ class Policy:
     build: Build = FASTSCAN
     """For segments large enough for an index."""
     index_from_rows: int = INDEX_FROM_ROWS
+    codes_from_rows: int = CODES_FROM_ROWS
+    """Rows from which a smaller segment gets codes without cells, where the index has codes of the same kind."""
     seal_rows: int = SEAL_ROWS
     """Rows of a shard that are kept in memory before they are put into a segment."""
 
     def for_rows(self, rows: int) -> Build:
         """How a segment of so many rows is built."""
-        return self.build if rows >= self.index_from_rows else EXACT
+        if rows >= self.index_from_rows:
+            return self.build
+        return FASTSCAN if rows >= self.codes_from_rows and self.build.recipe in CODE_RECIPES else EXACT
 
 
 DEFAULT_POLICY = Policy()

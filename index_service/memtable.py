@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index_service.vector_space import STORED_DTYPE
+
 _ADDRESS_BITS = 14
 _FIRST_BLOCK_ROWS = 256
 _LARGEST_BLOCK_ROWS = 1 << _ADDRESS_BITS
@@ -21,7 +23,7 @@ class BlockView:
     """The first rows of one block, as they stood when the view was taken."""
 
     vectors: np.ndarray
-    """(rows, dimension) float32, each number rounded to float16."""
+    """(rows, dimension) float16."""
     numbers: np.ndarray
     """(rows,) int64, ascending: the rows' numbers in the record store."""
     ids: np.ndarray
@@ -44,7 +46,7 @@ class BlockView:
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""
-        vectors: np.ndarray = self.vectors[rows]
+        vectors: np.ndarray = self.vectors[rows].astype(np.float32)
         return vectors
 
     def ids_of(self, rows: np.ndarray) -> np.ndarray:
@@ -79,7 +81,7 @@ class _Block:
     """A block while it grows. ``dead`` is replaced, never changed, so that views may share it."""
 
     def __init__(self, capacity: int, dimension: int) -> None:
-        self.vectors = np.empty((capacity, dimension), dtype=np.float32)
+        self.vectors = np.empty((capacity, dimension), dtype=STORED_DTYPE)
         self.numbers = np.empty(capacity, dtype=np.int64)
         self.ids = np.empty(capacity, dtype=object)
         self.dead: np.ndarray | None = None
@@ -104,7 +106,8 @@ class _Block:
         stored[:] = vectors
         self.numbers[self.rows : end] = numbers
         self.ids[self.rows : end] = ids
-        lengths = np.sqrt(np.einsum("nd,nd->n", stored, stored, dtype=np.float64))
+        wide = stored.astype(np.float32)
+        lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide, dtype=np.float64))
         self.longest = max(self.longest, float(lengths.max()))
         self.rows = end
 
@@ -141,7 +144,7 @@ class Memtable:
     @property
     def vector_bytes(self) -> int:
         """Bytes of all vectors held, dead ones included."""
-        return self.view.rows * self._dimension * 4
+        return self.view.rows * self._dimension * STORED_DTYPE.itemsize
 
     @property
     def tombstone_count(self) -> int:
@@ -155,7 +158,7 @@ class Memtable:
             return None
         # Rows are never overwritten, so an address taken a moment ago still leads to the vector it led to then.
         vector: np.ndarray = self._blocks[address >> _ADDRESS_BITS].vectors[address & (_LARGEST_BLOCK_ROWS - 1)]
-        return vector.copy()
+        return vector.astype(np.float32)
 
     def upsert(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
         """Write vectors (n, dimension) of any float dtype under distinct ids, in place of those they had.

@@ -128,15 +128,14 @@ def search_shards(
             merge_seconds += reading.seconds
         found += answers
     metrics.rows_scanned.inc(search.rows_scanned)
-    recipe = next(iter(search.recipes - {Recipe.EXACT}), Recipe.EXACT)
     return SearchAnswer(
         _in_request_order(found, queries.faults),
         Evidence(
-            recipe=recipe,
+            recipe=search.recipe,
             shards_asked=len(shards),
             shards_answered=len(shards),
             rows_scanned=search.rows_scanned // max(len(found), 1),
-            estimated_recall=1.0 if recipe is Recipe.EXACT else search.estimated_recall,
+            estimated_recall=1.0 if search.recipe is Recipe.EXACT else search.estimated_recall,
             shard_search_seconds=search.shard_seconds,
             merge_seconds=merge_seconds + search.merge_seconds,
         ),
@@ -173,7 +172,7 @@ class _Search:
         proposals = None if effort is None else Proposals(self._limit * effort.k_factor / max(parts.rows, 1), effort)
         self._wanted = Wanted(self._limit, options.min_score, proposals, options.deadline)
         self.estimated_recall = None if effort is None else config.recall_of(effort, options.modality)
-        self.recipes: set[Recipe] = set()
+        self.recipe = Recipe.EXACT
         self.rows_scanned = 0
         self.shard_seconds = 0.0
         self.merge_seconds = 0.0
@@ -189,7 +188,7 @@ class _Search:
                 )
             self.shard_seconds += searching.seconds
             self.rows_scanned += found.rows_scanned
-            self.recipes.add(found.recipe)
+            self.recipe = self.recipe if found.recipe is Recipe.EXACT else found.recipe
             with self._metrics.stage("merge") as merging:
                 answers = [
                     _answer(self._parts, hits, own, self._options)

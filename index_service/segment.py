@@ -115,13 +115,46 @@ def prepare_worker() -> None:
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM_NUMBERS
 
 
-def nearest(vectors: np.ndarray, metric: Metric, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``count`` nearest of ``vectors`` (m, dimension) float32 to each query, by an exact scan.
+def nearest(vectors: np.ndarray, space: VectorSpace, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` nearest of ``vectors`` (m, dimension) float16 to each query, by an exact scan; m is at least count.
 
-    Returns scores and rows, (queries, count) each; scores are off by rounding alone.
+    Returns scores and rows, (queries, count) each, best first; scores are off by rounding alone.
     """
-    scores, rows = faiss.knn(queries, vectors, count, metric=_METRICS[metric])
-    return (-scores if metric is Metric.L2 else scores), rows
+    if queries.size >= _BLAS_FROM_NUMBERS:
+        scores, rows = faiss.knn(queries, vectors.astype(np.float32), count, metric=_METRICS[space.metric])
+        return (-scores if space.metric is Metric.L2 else scores), rows
+    scores = np.empty((len(queries), count), dtype=np.float32)
+    rows = np.empty((len(queries), count), dtype=np.int64)
+    codes = faiss.swig_ptr(vectors.view(np.uint8))
+    for number, query in enumerate(queries):
+        found, own = _best(space, query, codes, len(vectors), count, -np.inf, None)
+        order = np.argsort(-found)
+        scores[number], rows[number] = found[order], own[order]
+    return scores, rows
+
+
+def _best(
+    space: VectorSpace,
+    query: np.ndarray,
+    codes: Any,  # noqa: ANN401 - FAISS has no types
+    row_count: int,
+    count: int,
+    border: float,
+    live: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``count`` best of float16 vectors that score more than the border: scores and rows (count,), in no order.
+
+    Row -1 where there is none.
+    """
+    sign = -1.0 if space.metric is Metric.L2 else 1.0
+    scores = np.full(count, sign * border, dtype=np.float32)
+    rows = np.full(count, -1, dtype=np.int64)
+    scanner, selector = _scanner(space), _selector(live)
+    scanner.sel = selector
+    scanner.set_query(faiss.swig_ptr(np.ascontiguousarray(query)))
+    scanner.set_list(0, 0.0)
+    scanner.scan_codes(row_count, codes, None, faiss.swig_ptr(scores), faiss.swig_ptr(rows), count)
+    return sign * scores, rows
 
 
 def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, stop: Event) -> None:
@@ -237,17 +270,8 @@ class Segment:
         share = count / max(live_count, 1)
         border = max(self._score_of_share(query, share, live), least)
         size = min(count + 8 * int(count**0.5) + _SAMPLE_ROWS, live_count)
-        sign = -1.0 if self._space.metric is Metric.L2 else 1.0
-        scores = np.full(size, sign * border, dtype=np.float32)
-        rows = np.full(size, -1, dtype=np.int64)
-        scanner, selector = _scanner(self._space), _selector(live)
-        scanner.sel = selector
-        scanner.set_query(faiss.swig_ptr(np.ascontiguousarray(query)))
-        scanner.set_list(0, 0.0)
-        codes = self._exact.codes.data()
-        scanner.scan_codes(self.rows, codes, None, faiss.swig_ptr(scores), faiss.swig_ptr(rows), size)
+        scores, rows = _best(self._space, query, self._exact.codes.data(), self.rows, size, border, live)
         found = rows >= 0
-        scores = sign * scores
         if found.all() and size < live_count:
             border = float(scores.min())
         return Many(scores[found], rows[found], border)

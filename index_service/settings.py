@@ -40,13 +40,13 @@ class IndexSettings(ServiceSettings):
     default_shard_count: int = Field(4, ge=1, le=256)
     """Shards of a collection whose creator names no number, 1 to 256. More shards use more cores for one search."""
 
-    seal_rows: int = Field(32_768, ge=256, le=1_048_576)
+    seal_rows: int = Field(16_384, ge=256, le=1_048_576)
     """Vectors of a shard kept in memory before they are put into a segment on disk, 256 to 1,048,576. A vector in
-    memory takes 4 bytes a dimension and is always compared exactly."""
+    memory takes 2 bytes a dimension and is always compared exactly."""
 
     index_from_rows: int = Field(50_000, ge=1_000, le=10_000_000)
-    """Vectors from which a segment gets an index that proposes candidates, 1,000 to 10,000,000. Smaller segments are
-    searched exactly."""
+    """Vectors from which a segment gets the collection's index, 1,000 to 10,000,000. Smaller ones are searched exactly,
+    or, from 4,096 vectors on, by the same codes without cells."""
 
     search_threads: int = Field(0, ge=0, le=1024)
     """Shards searched side by side, 0 to 1,024; 0 means one per core this process may use."""

@@ -34,7 +34,7 @@ from index_service.record_store import (
 from index_service.records import Delete, StoredRecord, Upsert, Write
 from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
 from index_service.segment_folder import SegmentFolder
-from index_service.vector_space import STORED_DTYPE, VectorSpace
+from index_service.vector_space import VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, ServiceError, Unavailable
 
 STORE_FILE = "records.sqlite"
@@ -298,9 +298,7 @@ class Shard:
             rows = Rows(
                 np.concatenate([block.numbers[kept] for block, kept in zip(blocks, live, strict=True)]),
                 np.concatenate([block.ids[kept] for block, kept in zip(blocks, live, strict=True)]).tolist(),
-                np.concatenate(
-                    [block.vectors[kept].astype(STORED_DTYPE) for block, kept in zip(blocks, live, strict=True)]
-                ),
+                np.concatenate([block.vectors[kept] for block, kept in zip(blocks, live, strict=True)]),
             )
             sealed = self._written(rows, replaced=())
         with self._writer_lock:

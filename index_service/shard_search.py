@@ -77,7 +77,9 @@ class Found:
     hits: list[Hits]
     """One for each query."""
     recipe: Recipe
-    """EXACT when every live row was compared as a vector, so that no better hit can exist."""
+    """EXACT when every live row was compared as a vector, so that no better hit can exist; else that of the largest
+    part that proposed.
+    """
     rows_scanned: int
     """Rows compared as vectors or codes, over all queries; estimated where an index chooses them."""
 
@@ -150,15 +152,20 @@ def search(
         cut = _cut(found, wanted.limit, error)
         short = [n for n, part in enumerate(found) if ((part.beyond >= cut) & (part.beyond > -np.inf)).any()]
         if not short:
-            recipes = {part.recipe for part in found} - {Recipe.EXACT}
             hits = [
                 _final_hits(searched, space, query, [part.of(number) for part in found], border, wanted)
                 for number, (query, border) in enumerate(zip(queries, cut.tolist(), strict=True))
             ]
             rows_scanned = len(queries) * sum(part.rows_scanned for part in found)
-            return Found(hits, recipes.pop() if recipes else Recipe.EXACT, rows_scanned)
+            return Found(hits, _leading_recipe(parts, found), rows_scanned)
         for number, more in zip(short, run(_Offers.more, [offers[number] for number in short]), strict=True):
             found[number] = more
+
+
+def _leading_recipe(parts: Sequence[Part], found: Sequence[_Candidates]) -> Recipe:
+    """EXACT when all was compared, else the recipe of the largest part that proposed."""
+    proposed = [(part.rows, own) for part, own in zip(parts, found, strict=True) if own.recipe is not Recipe.EXACT]
+    return max(proposed, key=lambda one: one[0])[1].recipe if proposed else Recipe.EXACT
 
 
 def _with_margin(limit: int) -> int:
@@ -228,7 +235,7 @@ class _Offers:
     def _of_rows(self, rows: np.ndarray) -> _Candidates:
         """These rows (n,), compared."""
         part = self._part
-        vectors = part.vectors if isinstance(part, BlockView) and len(rows) == part.rows else part.vectors_of(rows)
+        vectors = part.vectors_of(rows)
         scores = np.stack([self._space.scores(query[None, :], vectors) for query in self._queries])
         everywhere = np.broadcast_to(rows, scores.shape)
         return _Candidates(scores, everywhere, True, np.full(len(scores), -np.inf), len(rows))
@@ -241,7 +248,7 @@ class _Offers:
             return self._of_rows(np.arange(block.rows) if mask is None else np.flatnonzero(mask))
         if selection.mask is not None and selection.count <= _GATHERED_ROWS:
             return self._of_rows(np.flatnonzero(selection.mask))
-        scores, rows = nearest(block.vectors, self._space.metric, self._queries, ask)
+        scores, rows = nearest(block.vectors, self._space, self._queries, ask)
         scores = scores if self._space.metric is Metric.L2 else self._space.bounded(scores)
         beyond = scores[:, -1].copy()
         if selection.mask is not None:

@@ -41,7 +41,7 @@ def ids_in(table: Memtable, hits: Hits) -> list[str]:
 def expected(table: Memtable, own: VectorSpace, query: np.ndarray, limit: int) -> list[tuple[float, str]]:
     hits: list[tuple[float, str]] = []
     for block in table.view.blocks:
-        scores = own.scores(query[None, :], block.vectors)
+        scores = own.scores(query[None, :], block.vectors.astype(np.float32))
         live = np.ones(block.rows, bool) if block.dead is None else ~block.dead
         hits += list(zip(scores[live].tolist(), block.ids[live].tolist(), strict=True))
     return sorted(hits, key=lambda hit: (-hit[0], hit[1]))[:limit]
