@@ -6,6 +6,7 @@ Owns the routing, and the fan-out of writes and reads. Knows no protobuf and no 
 import errno
 import heapq
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +16,30 @@ from threading import Lock
 
 import numpy as np
 
+from index_service.filters import Filter
 from index_service.index_config import IndexConfig, Modality, write_config
 from index_service.metrics import IndexMetrics
 from index_service.query_reservoir import QueryReservoir
 from index_service.recall_estimates import RecallEstimates
 from index_service.recall_probe import RecallProbe
 from index_service.recipes import Recipe
-from index_service.records import Delete, Fault, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
+from index_service.records import Delete, DeleteRows, Fault, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.search import Queries, SearchAnswer, SearchOptions, search_shards
 from index_service.shard import Shard, ShardStats
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
-from service_runtime.errors import InvalidArgument, NotFound, ResourceExhausted, ServiceError, Unavailable
+from service_runtime.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
 
 _READ_PIECE = 64
+_DELETE_ROWS = 1_000
+"""Records that are deleted in one commit, so that other writes get their turn soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +189,33 @@ class Collection:
             else:
                 deleted += result
         return faults, deleted
+
+    def delete_matching(self, where: Filter, deadline: float | None) -> int:
+        """Remove the records that a filter lets through now, batch by batch. Returns how many there were.
+
+        Raises DeadlineExceeded or another ServiceError; what is removed by then stays removed.
+        """
+        numbers = [shard.filtered(where, deadline).numbers() for shard in self.shards]
+        deleted = [0] * len(self.shards)
+
+        def delete(shard: int) -> ServiceError | None:
+            try:
+                for begin in range(0, len(numbers[shard]), _DELETE_ROWS):
+                    if deadline is not None and time.monotonic() > deadline:
+                        raise DeadlineExceeded("the deadline passed while records were being deleted")
+                    rows = numbers[shard][begin : begin + _DELETE_ROWS].tolist()
+                    [existed] = self.shards[shard].write([DeleteRows(rows)])
+                    deleted[shard] += sum(existed)
+            except ServiceError as error:
+                return error
+            return None
+
+        for error in self._workers.write(delete, range(len(self.shards))):
+            if error is not None:
+                raise type(error)(
+                    f"{sum(deleted):,} records are deleted, not all that match: {error.message}"
+                ) from error
+        return sum(deleted)
 
     def read(self, ids: Sequence[str], *, with_vectors: bool) -> list[StoredRecord | None]:
         """The records of these ids, in order; None where there is none."""

@@ -1,4 +1,4 @@
-"""The vectors of one shard in memory: blocks that grow, never move, and are read without a lock.
+"""The vectors of one shard in memory, with what filters see: blocks that grow, never move, and are read without a lock.
 
 Owns where a vector lies and which are dead. One writer at a time changes a Memtable; readers take its ``view``, which
 never changes. Knows nothing of disks, requests or scores.
@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index_service.columns import BlockColumns
 from index_service.vector_space import STORED_DTYPE
 
 _ADDRESS_BITS = 14
 _FIRST_BLOCK_ROWS = 256
 _LARGEST_BLOCK_ROWS = 1 << _ADDRESS_BITS
+_LARGEST_BLOCK_TEXT_BYTES = 16 * 1024 * 1024
+"""Bytes of captions and metadata from which a block takes no more rows."""
+
 _COMPACT_FROM_TOMBSTONES = 4096
+
+Texts = Sequence[str | bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,14 @@ class BlockView:
     """(rows,) int64, ascending: the rows' numbers in the record store."""
     ids: np.ndarray
     """(rows,) str objects."""
+    captions: np.ndarray
+    """(rows,) str objects, None where there is none."""
+    metadata: np.ndarray
+    """(rows,) bytes objects, JSON, None where there is none."""
+    text_bytes: int
+    """About the bytes of captions and metadata."""
+    columns: BlockColumns
+    """What filters made of these; shared by all views of the block."""
     dead: np.ndarray | None
     """(rows,) bool: deleted or replaced; None where none is."""
     dead_count: int
@@ -84,6 +98,10 @@ class _Block:
         self.vectors = np.empty((capacity, dimension), dtype=STORED_DTYPE)
         self.numbers = np.empty(capacity, dtype=np.int64)
         self.ids = np.empty(capacity, dtype=object)
+        self.captions = np.empty(capacity, dtype=object)
+        self.metadata = np.empty(capacity, dtype=object)
+        self.text_bytes = 0
+        self.columns = BlockColumns()
         self.dead: np.ndarray | None = None
         self.rows = 0
         self.dead_count = 0
@@ -98,14 +116,21 @@ class _Block:
         self.vectors = self.vectors[: self.rows].copy()
         self.numbers = self.numbers[: self.rows].copy()
         self.ids = self.ids[: self.rows].copy()
+        self.captions = self.captions[: self.rows].copy()
+        self.metadata = self.metadata[: self.rows].copy()
         self.dead = None if self.dead is None else self.dead[: self.rows]
 
-    def append(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
+    def append(
+        self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray, captions: Texts, metadata: Texts
+    ) -> None:
         end = self.rows + len(ids)
         stored = self.vectors[self.rows : end]
         stored[:] = vectors
         self.numbers[self.rows : end] = numbers
         self.ids[self.rows : end] = ids
+        self.captions[self.rows : end] = captions
+        self.metadata[self.rows : end] = metadata
+        self.text_bytes += sum(len(text) for texts in (captions, metadata) for text in texts if text is not None)
         wide = stored.astype(np.float32)
         lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide, dtype=np.float64))
         self.longest = max(self.longest, float(lengths.max()))
@@ -123,6 +148,10 @@ class _Block:
             self.vectors[: self.rows],
             self.numbers[: self.rows],
             self.ids[: self.rows],
+            self.captions[: self.rows],
+            self.metadata[: self.rows],
+            self.text_bytes,
+            self.columns,
             dead,
             self.dead_count,
             self.longest,
@@ -160,11 +189,19 @@ class Memtable:
         vector: np.ndarray = self._blocks[address >> _ADDRESS_BITS].vectors[address & (_LARGEST_BLOCK_ROWS - 1)]
         return vector.astype(np.float32)
 
-    def upsert(self, numbers: np.ndarray, ids: Sequence[str], vectors: np.ndarray) -> None:
+    def upsert(
+        self,
+        numbers: np.ndarray,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        captions: Texts | None = None,
+        metadata: Texts | None = None,
+    ) -> None:
         """Write vectors (n, dimension) of any float dtype under distinct ids, in place of those they had.
 
         ``numbers`` (n,) int64 ascend, and are larger than all before. Only one thread may write.
         """
+        captions, metadata = captions or [None] * len(ids), metadata or [None] * len(ids)
         touched = self._bury(ids)
         begin = 0
         placed: dict[str, int] = {}
@@ -174,7 +211,10 @@ class Memtable:
             number, block = len(self._blocks) - 1, self._blocks[-1]
             end = min(len(ids), begin + block.room)
             base = (number << _ADDRESS_BITS) + block.rows
-            block.append(numbers[begin:end], ids[begin:end], vectors[begin:end])
+            own = slice(begin, end)
+            block.append(numbers[own], ids[own], vectors[own], captions[own], metadata[own])
+            if block.text_bytes > _LARGEST_BLOCK_TEXT_BYTES:
+                block.close()
             placed.update(zip(ids[begin:end], range(base, base + end - begin), strict=True))
             touched.add(number)
             begin = end
@@ -197,7 +237,8 @@ class Memtable:
         fresh = Memtable(self._dimension)
         for block in self.view.blocks:
             live = slice(None) if block.dead is None else ~block.dead
-            fresh.upsert(block.numbers[live], block.ids[live].tolist(), block.vectors[live])
+            captions, metadata = block.captions[live].tolist(), block.metadata[live].tolist()
+            fresh.upsert(block.numbers[live], block.ids[live].tolist(), block.vectors[live], captions, metadata)
         return fresh
 
     def close_last_block(self) -> None:

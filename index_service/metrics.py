@@ -29,7 +29,8 @@ class IndexMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._stage_seconds = Histogram(
             "eyebright_index_stage_latency_seconds",
-            "Time of one stage, in seconds: shard_search (all shards, for queries that are searched together), "
+            "Time of one stage, in seconds: filter (preparing all shards for one, columns that are built included), "
+            "shard_search (all shards, for queries that are searched together), "
             "merge (the ids of the hits, and their vectors), read_records (what else include asks for), "
             "commit (one durable commit of one shard), "
             "rebuild (a shard's memory from its disk), seal (a memtable into a segment), "

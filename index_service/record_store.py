@@ -8,14 +8,15 @@ import errno
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
+from typing import TypeVar
 
 import numpy as np
 
 from index_service.fault_points import reach
-from index_service.records import Delete, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
+from index_service.records import Delete, DeleteRows, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.vector_space import STORED_DTYPE
 
 _APPLICATION_ID = 0x45594542  # "EYEB"
@@ -29,13 +30,6 @@ CREATE TABLE records (
 );
 CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
-_UPDATE = """
-UPDATE records SET
-    caption = CASE WHEN ?2 IS NULL THEN caption ELSE nullif(?2, '') END,
-    source_uri = CASE WHEN ?3 IS NULL THEN source_uri ELSE nullif(?3, '') END,
-    metadata_json = CASE WHEN ?4 IS NULL THEN metadata_json ELSE nullif(?4, x'') END
-WHERE id = ?1
-"""
 _READ = "SELECT id, caption, source_uri, metadata_json FROM records WHERE id = ?"
 _READ_WITH_VECTOR = (
     "SELECT id, caption, source_uri, metadata_json, vector FROM records JOIN vectors USING (row) WHERE id = ?"
@@ -46,6 +40,8 @@ _DISK_FULL_CODES = frozenset(
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _IDLE_READERS = 2
 _STEPS_BETWEEN_LOOKS = 10_000
+
+Part = TypeVar("Part", str, bytes)
 
 
 class StoreError(Exception):
@@ -80,8 +76,12 @@ class Effect:
     """For each item, whether the record existed before."""
     buried: list[int]
     """Rows that the write removed."""
-    first_row: int
-    """Row of the first record it wrote; those after it follow in order. 0 unless it is an Upsert."""
+    removed: list[str]
+    """Ids of the records in those rows."""
+    first_row: int = 0
+    """Row of the first record it wrote; those after it follow in order."""
+    written: Upsert | None = None
+    """What it wrote; None when nothing."""
 
 
 class RecordStore:
@@ -158,14 +158,16 @@ class RecordStore:
             effects: list[Effect] = []
             for write in writes:
                 match write:
-                    case Upsert(records, vectors):
-                        effects.append(Effect(*self._remove([record.id for record in records]), next_row))
-                        self._insert(records, vectors, next_row)
-                        next_row += len(records)
+                    case Upsert():
+                        effects.append(self._put(write, next_row))
                     case Update(updates):
-                        effects.append(Effect([self._update(update) for update in updates], [], 0))
+                        effects.append(self._update(updates, next_row))
                     case Delete(ids):
-                        effects.append(Effect(*self._remove(ids), 0))
+                        effects.append(self._remove(ids))
+                    case DeleteRows(rows):
+                        effects.append(self._remove_rows(rows))
+                written = effects[-1].written
+                next_row += len(written.records) if written else 0
             sequence += len(writes)
             self._writer.execute("UPDATE state SET applied_sequence = ?, next_row = ?", (sequence, next_row))
             reach("write.before_commit")
@@ -231,8 +233,15 @@ class RecordStore:
         rows.sort()
         return rows
 
-    def stream_vectors(self, from_row: int, chunk_rows: int) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
-        """Rows (n,) int64 from ``from_row`` on, their ids and vectors (n, dimension) float16, in the order of rows.
+    def read_documents(self, rows: Sequence[int]) -> list[tuple[int, str | None, bytes | None]]:
+        """Row, caption and metadata of those of at most 512 rows that are there, in the order of rows."""
+        wanted = ", ".join("?" * len(rows))
+        query = f"SELECT row, caption, metadata_json FROM records WHERE row IN ({wanted}) ORDER BY row"  # noqa: S608
+        with self._reading() as reader:
+            return list(reader.execute(query, rows))
+
+    def stream(self, from_row: int, chunk_rows: int) -> Iterator[tuple[np.ndarray, Upsert]]:
+        """Rows (n,) int64 from ``from_row`` on, and the records in them without their source_uris, in order.
 
         At most chunk_rows at a time. Raises StoreDamaged when records and vectors don't pair up.
         """
@@ -243,13 +252,16 @@ class RecordStore:
                 (from_row,),
             ).fetchone()
             found = reader.execute(
-                "SELECT row, id, vector FROM records JOIN vectors USING (row) WHERE row >= ? ORDER BY row", (from_row,)
+                "SELECT row, id, caption, metadata_json, vector FROM records JOIN vectors USING (row) "
+                "WHERE row >= ? ORDER BY row",
+                (from_row,),
             )
             seen = 0
             while chunk := found.fetchmany(chunk_rows):
                 seen += len(chunk)
-                rows = np.array([row for row, _, _ in chunk], dtype=np.int64)
-                yield rows, [own for _, own, _ in chunk], np.stack([self._vector(vector) for _, _, vector in chunk])
+                records = [Record(own, caption, None, metadata) for _, own, caption, metadata, _ in chunk]
+                rows = np.array([row for row, *_ in chunk], dtype=np.int64)
+                yield rows, Upsert(records, np.stack([self._vector(vector) for *_, vector in chunk]))
             if seen != expected:
                 raise StoreDamaged(f"{self._path}: {expected} records or vectors, but only {seen} that belong together")
 
@@ -299,14 +311,45 @@ class RecordStore:
         except (sqlite3.Error, OSError) as error:
             raise _translate(error, self._path) from error
 
-    def _remove(self, ids: Sequence[str]) -> tuple[list[bool], list[int]]:
-        """Remove records; whether each existed, and the rows of those that did."""
+    def _put(self, upsert: Upsert, first_row: int) -> Effect:
+        """Write records in place of those that bear their ids."""
+        removed = self._remove([record.id for record in upsert.records])
+        self._insert(upsert.records, upsert.vectors, first_row)
+        return replace(removed, first_row=first_row, written=upsert)
+
+    def _update(self, updates: Sequence[RecordUpdate], first_row: int) -> Effect:
+        """Write records again with what is changed. A row never changes: whoever reads one reads one state of it."""
+        found = [self._writer.execute(_READ_WITH_VECTOR, (update.id,)).fetchone() for update in updates]
+        olds = [self._stored(row) for row in found if row is not None]
+        changed = [update for update, row in zip(updates, found, strict=True) if row is not None]
+        existed = [row is not None for row in found]
+        if not changed:
+            return Effect(existed, [], [])
+        records = [_changed(old.record, update) for old, update in zip(olds, changed, strict=True)]
+        vectors = np.stack([old.vector for old in olds if old.vector is not None])
+        return replace(self._put(Upsert(records, vectors), first_row), existed=existed)
+
+    def _remove(self, ids: Sequence[str]) -> Effect:
+        """Remove records."""
         find = "SELECT row FROM records WHERE id = ?"
         found = [self._writer.execute(find, (record_id,)).fetchone() for record_id in ids]
-        rows = [row for row in found if row is not None]
-        self._writer.executemany("DELETE FROM vectors WHERE row = ?", rows)
-        self._writer.executemany("DELETE FROM records WHERE row = ?", rows)
-        return [row is not None for row in found], [row for (row,) in rows]
+        rows = [row for (row,) in filter(None, found)]
+        self._delete(rows)
+        removed = [own for own, row in zip(ids, found, strict=True) if row is not None]
+        return Effect([row is not None for row in found], rows, removed)
+
+    def _remove_rows(self, rows: Sequence[int]) -> Effect:
+        """Remove the records in these rows."""
+        find = "SELECT row, id FROM records WHERE row = ?"
+        found = [self._writer.execute(find, (row,)).fetchone() for row in rows]
+        there = [pair for pair in found if pair is not None]
+        self._delete([row for row, _ in there])
+        return Effect([pair is not None for pair in found], [row for row, _ in there], [own for _, own in there])
+
+    def _delete(self, rows: Sequence[int]) -> None:
+        keys = [(row,) for row in rows]
+        self._writer.executemany("DELETE FROM vectors WHERE row = ?", keys)
+        self._writer.executemany("DELETE FROM records WHERE row = ?", keys)
 
     def _insert(self, records: Sequence[Record], vectors: np.ndarray, first_row: int) -> None:
         numbered = list(enumerate(records, first_row))
@@ -319,10 +362,6 @@ class RecordStore:
             "INSERT INTO vectors VALUES (?, ?)", zip((row for row, _ in numbered), blobs, strict=True)
         )
 
-    def _update(self, update: RecordUpdate) -> bool:
-        parts = (update.id, update.caption, update.source_uri, update.metadata_json)
-        return self._writer.execute(_UPDATE, parts).rowcount > 0
-
     def _stored(self, row: tuple[str, str | None, str | None, bytes | None, bytes]) -> StoredRecord:
         return StoredRecord(Record(*row[:4]), self._vector(row[4]) if len(row) > 4 else None)
 
@@ -331,6 +370,20 @@ class RecordStore:
         if len(blob) != expected:
             raise StoreDamaged(f"{self._path}: expected {expected} bytes in a vector, not {len(blob)}")
         return np.frombuffer(blob, dtype=STORED_DTYPE)
+
+
+def _changed(old: Record, update: RecordUpdate) -> Record:
+    """The record with what the update names; empty removes a part."""
+
+    def part(kept: Part | None, given: Part | None) -> Part | None:
+        return kept if given is None else given or None
+
+    return Record(
+        old.id,
+        part(old.caption, update.caption),
+        part(old.source_uri, update.source_uri),
+        part(old.metadata_json, update.metadata_json),
+    )
 
 
 def _translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:

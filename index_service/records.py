@@ -68,7 +68,7 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Change parts of records that exist. Ids are distinct."""
+    """Change parts of records that exist: each gets a new row, as if it were written again. Ids are distinct."""
 
     updates: list[RecordUpdate]
 
@@ -80,7 +80,16 @@ class Delete:
     ids: list[str]
 
 
-Write = Upsert | Update | Delete
+@dataclass(frozen=True, slots=True)
+class DeleteRows:
+    """Remove records by the numbers of their rows, which no other record ever had or will have: those that were written
+    or changed since lie elsewhere, and stay.
+    """
+
+    rows: list[int]
+
+
+Write = Upsert | Update | Delete | DeleteRows
 """What a shard applies, whole or not at all."""
 
 Fault = ServiceError | None

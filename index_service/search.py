@@ -3,12 +3,15 @@
 Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how a shard finds its hits.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from index_service.filtered_view import FilteredView
+from index_service.filters import Filter
 from index_service.index_config import IndexConfig, Modality
 from index_service.metrics import IndexMetrics
 from index_service.parts import Parts, ShardView
@@ -40,6 +43,8 @@ class SearchOptions:
     modality: Modality = Modality.TEXT
     target_recall: float | None = None
     """The recall to aim at instead of the collection's own, above 0, at most 1."""
+    where: Filter | None = None
+    """What records must be like; None lets all through."""
     deadline: float | None = None
     """When the caller stops waiting, in seconds of ``time.monotonic``."""
     include: Include = field(default_factory=Include)
@@ -114,9 +119,11 @@ def search_shards(
 
     Raises ResourceExhausted as soon as the answer is sure to pass ``options.most_bytes``, and DeadlineExceeded.
     """
-    views = [shard.view for shard in shards]
+    filtered = _filtered(shards, options, metrics)
+    views = [own.view for own in filtered] if filtered else [shard.view for shard in shards]
+    masks = [own.masks() for own in filtered]
     parts = Parts([part for view in views for part in view.parts])
-    search = _Search(parts, space, config, queries, options, workers, metrics)
+    search = _Search(parts, list(itertools.chain(*masks)), space, config, queries, options, workers, metrics)
     size = _AnswerSize(options)
     merge_seconds = 0.0
     found: list[QueryAnswer] = []
@@ -140,8 +147,16 @@ def search_shards(
             merge_seconds=merge_seconds + search.merge_seconds,
         ),
         views,
-        [None] * len(views),
+        masks or [None] * len(views),
     )
+
+
+def _filtered(shards: Sequence[Shard], options: SearchOptions, metrics: IndexMetrics) -> list[FilteredView]:
+    """The views of all shards, prepared for the filter; none without one."""
+    if options.where is None:
+        return []
+    with metrics.stage("filter"):
+        return [shard.filtered(options.where, options.deadline) for shard in shards]
 
 
 class _Search:
@@ -150,6 +165,7 @@ class _Search:
     def __init__(
         self,
         parts: Parts,
+        masks: Sequence[np.ndarray],
         space: VectorSpace,
         config: IndexConfig,
         queries: Queries,
@@ -158,6 +174,7 @@ class _Search:
         metrics: IndexMetrics,
     ) -> None:
         self._parts = parts
+        self._masks = masks
         self._space = space
         self._queries = queries
         self._options = options
@@ -184,7 +201,12 @@ class _Search:
             piece = slice(begin, begin + step)
             with self._metrics.stage("shard_search") as searching:
                 found = search_parts(
-                    self._parts, self._space, self._queries.vectors[piece], self._wanted, run=self._workers.search
+                    self._parts,
+                    self._space,
+                    self._queries.vectors[piece],
+                    self._wanted,
+                    self._masks or None,
+                    run=self._workers.search,
                 )
             self.shard_seconds += searching.seconds
             self.rows_scanned += found.rows_scanned

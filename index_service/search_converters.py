@@ -18,6 +18,7 @@ from index_service.converters import (
     status_messages,
     vectors_message,
 )
+from index_service.filter_converters import parse_filter
 from index_service.index_config import Modality
 from index_service.recipes import Recipe
 from index_service.records import Include
@@ -81,6 +82,7 @@ def parse_options(request: search_pb2.SearchRequest, most_bytes: int) -> SearchO
         min_score=min_score,
         exact=request.exact,
         target_recall=target_recall,
+        where=parse_filter("filter", request.filter) if request.HasField("filter") else None,
         include=include,
         most_bytes=most_bytes,
     )

@@ -369,6 +369,11 @@ class SegmentView:
         return self.segment.rows
 
     @property
+    def numbers(self) -> np.ndarray:
+        """(rows,) int64, ascending: the rows' numbers in the record store."""
+        return self.segment.numbers
+
+    @property
     def live_count(self) -> int:
         """Vectors that can be found."""
         return self.rows - self.dead_count

@@ -27,6 +27,7 @@ from grpc import aio
 from index_service import collection_converters, converters
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
+from index_service.filter_converters import parse_delete_filter
 from index_service.page_token import read_page_token
 from index_service.search_converters import search_collection
 from index_service.settings import IndexSettings
@@ -138,9 +139,9 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         """Change records but for their vectors."""
         return await self._work(self._update, request)
 
-    async def Delete(self, request: record_pb2.DeleteRequest, _: Context) -> record_pb2.DeleteResponse:
+    async def Delete(self, request: record_pb2.DeleteRequest, context: Context) -> record_pb2.DeleteResponse:
         """Remove records."""
-        return await self._work(self._delete, request)
+        return await self._work(partial(self._delete, deadline=_deadline(context)), request)
 
     async def GetRecords(self, request: record_pb2.GetRecordsRequest, _: Context) -> bytes:
         """Read records by id; the answer comes as it is sent."""
@@ -152,9 +153,7 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> bytes:
         """Find the nearest records; the answer comes as it is sent."""
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
-        return await self._work(partial(self._search, deadline=deadline), request)
+        return await self._work(partial(self._search, deadline=_deadline(context)), request)
 
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
         """Say how large a collection is."""
@@ -225,8 +224,11 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         faults = collection.update(converters.parse_updates(request))
         return record_pb2.UpdateRecordsResponse(statuses=converters.status_messages(faults))
 
-    def _delete(self, request: record_pb2.DeleteRequest) -> record_pb2.DeleteResponse:
+    def _delete(self, request: record_pb2.DeleteRequest, deadline: float | None) -> record_pb2.DeleteResponse:
         collection = self._catalog.get(request.collection)
+        where = parse_delete_filter(request)
+        if where is not None:
+            return record_pb2.DeleteResponse(deleted_count=collection.delete_matching(where, deadline))
         faults, deleted = collection.delete(converters.parse_ids("ids", request.ids, converters.MAX_WRITE_ITEMS))
         return record_pb2.DeleteResponse(statuses=converters.status_messages(faults), deleted_count=deleted)
 
@@ -266,6 +268,12 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
                 f"the answer has {size:,} bytes, but at most {most:,} are sent; ask for less at a time"
             )
         return response
+
+
+def _deadline(context: Context) -> float | None:
+    """When the caller stops waiting, in seconds of ``time.monotonic``."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
 
 
 def register(servicer: IndexServicer, server: aio.Server) -> None:

@@ -17,8 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from index_service.column_inheritance import inherit_from_blocks, inherit_from_segments
 from index_service.compaction import DEFAULT_POLICY, IDLE_SEAL_ROWS, Policy, segments_to_merge
 from index_service.fault_points import during, reach
+from index_service.filtered_view import FilteredView, filter_view
+from index_service.filters import Filter
 from index_service.memtable import BlockView, Memtable
 from index_service.metrics import IndexMetrics
 from index_service.parts import ShardView
@@ -31,8 +34,9 @@ from index_service.record_store import (
     StoreFull,
     StoreInterrupted,
 )
-from index_service.records import Delete, StoredRecord, Upsert, Write
+from index_service.records import StoredRecord, Upsert, Write
 from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
+from index_service.segment_columns import ShardColumns
 from index_service.segment_folder import SegmentFolder
 from index_service.vector_space import VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, ServiceError, Unavailable
@@ -41,6 +45,10 @@ STORE_FILE = "records.sqlite"
 """Name of the record store in a shard's folder."""
 
 _REBUILD_ROWS = 4096
+_SEAL_TEXT_BYTES = 64 * 1024 * 1024
+"""Bytes of captions and metadata in memory from which they are put into a segment, however few the rows."""
+
+_VIEW_ATTEMPTS = 3
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
 
 _logger = logging.getLogger("eyebright.shard")
@@ -108,8 +116,11 @@ class Shard:
         try:
             self._sequence = self._store.applied_sequence()
             self._folder = SegmentFolder(folder, space)
+            self._columns = ShardColumns(folder, self._store.read_documents, self._closing)
             self._memtable = Memtable(space.dimension)
             self._segments = tuple(SegmentView.of(segment, None) for segment in self._folder.load(self._sequence))
+            self._columns.clear_leftovers()
+            self._columns.sweep(view.segment for view in self._segments)
             self._rebuild()
         except BaseException:
             self._store.close()
@@ -170,13 +181,32 @@ class Shard:
         except StoreError as error:
             raise self._service_error(error) from error
 
+    def filtered(self, where: Filter, deadline: float | None) -> FilteredView:
+        """The view of this moment, prepared for a filter; the first for a field takes seconds, and others go on.
+
+        Raises DeadlineExceeded or ServiceError.
+        """
+        try:
+            found = filter_view(self.view, self._columns, where, deadline)
+            for _ in range(_VIEW_ATTEMPTS):
+                if not found.outdated:
+                    break
+                with self._writer_lock:  # what is under way is shown once it is over
+                    view = self.view
+                found = filter_view(view, self._columns, where, deadline)
+        except StoreError as error:
+            raise self._service_error(error) from error
+        except Interrupted:
+            raise self._service_error(StoreClosed()) from None
+        return found
+
     def stats(self) -> ShardStats:
         """How large the shard is now."""
         view = self.view
         return ShardStats(
             record_count=view.live_count,
             tombstone_count=view.rows - view.live_count,
-            disk_bytes=self._store.disk_bytes + self._folder.disk_bytes,
+            disk_bytes=self._store.disk_bytes + self._folder.disk_bytes + self._columns.disk_bytes,
             vector_bytes=self._memtable.vector_bytes,
             applied_sequence=self._sequence,
             segment_count=len(view.segments),
@@ -231,7 +261,8 @@ class Shard:
                 memtable.close_last_block()
                 least = min(least, IDLE_SEAL_ROWS)
             blocks = memtable.full_blocks()
-        if sum(block.rows for block in blocks) >= least:
+        text_bytes = sum(block.text_bytes for block in blocks)
+        if sum(block.rows for block in blocks) >= least or text_bytes >= _SEAL_TEXT_BYTES:
             self._seal(memtable, blocks)
             return True
         if merging := segments_to_merge(self._segments, self.policy, idle=idle):
@@ -266,8 +297,8 @@ class Shard:
         except StoreError as error:
             self._note_failure(error)
             raise self._service_error(error) from error
-        for write, effect in zip(writes, effects, strict=True):
-            self._show(write, effect)
+        for effect in effects:
+            self._show(effect)
         if self._memtable.should_compact():
             self._memtable = self._memtable.compacted()
         self._publish()
@@ -276,13 +307,12 @@ class Shard:
         reach("write.before_acknowledgement")
         return [effect.existed for effect in effects]
 
-    def _show(self, write: Write, effect: Effect) -> None:
-        match write:
-            case Upsert(records, vectors):
-                numbers = np.arange(effect.first_row, effect.first_row + len(records))
-                self._memtable.upsert(numbers, [record.id for record in records], vectors)
-            case Delete(ids):
-                self._memtable.delete(ids)
+    def _show(self, effect: Effect) -> None:
+        if effect.written is None:
+            self._memtable.delete(effect.removed)
+        else:
+            count = len(effect.written.records)
+            _put(self._memtable, np.arange(effect.first_row, effect.first_row + count), effect.written)
         if effect.buried and self._segments:
             buried = np.sort(np.array(effect.buried, dtype=np.int64))
             self._segments = tuple(segment.burying(buried) for segment in self._segments)
@@ -300,7 +330,10 @@ class Shard:
                 np.concatenate([block.ids[kept] for block, kept in zip(blocks, live, strict=True)]).tolist(),
                 np.concatenate([block.vectors[kept] for block, kept in zip(blocks, live, strict=True)]),
             )
-            sealed = self._written(rows, replaced=())
+            others = [view.segment for view in self._segments]
+            sealed = self._written(
+                rows, (), lambda segment: inherit_from_blocks(self._columns, segment, blocks, others)
+            )
         with self._writer_lock:
             if self._memtable is not memtable:  # it was compacted or loaded anew meanwhile
                 self._drop(sealed)
@@ -317,7 +350,10 @@ class Shard:
     def _merge(self, merging: Sequence[SegmentView]) -> None:
         """Put one segment in the place of several, without their dead."""
         with self._metrics.stage("merge_segments"), during("merge"):
-            merged = self._written(merged_rows(merging), replaced=[view.segment for view in merging])
+            old = [view.segment for view in merging]
+            merged = self._written(
+                merged_rows(merging), old, lambda segment: inherit_from_segments(self._columns, segment, old)
+            )
         names = {view.segment.name for view in merging}
         with self._writer_lock:
             now = {view.segment.name: view for view in self._segments}
@@ -326,13 +362,17 @@ class Shard:
             self._segments = (*kept, *(view.burying(np.concatenate([*buried, _NO_NUMBERS])) for view in merged))
             self._publish()
 
-    def _written(self, rows: Rows, replaced: Sequence[Segment]) -> list[SegmentView]:
+    def _written(
+        self, rows: Rows, replaced: Sequence[Segment], inherit: Callable[[Segment], None]
+    ) -> list[SegmentView]:
         """The segment of these rows, on disk and in the manifest in others' place; none when there are no rows."""
         written = [self._folder.write(rows, self.policy.for_rows(len(rows.ids)), self._closing)] if rows.ids else []
         kept = [view.segment for view in self._segments if view.segment not in replaced]
         try:
-            self._folder.publish([*kept, *written], self._sequence)
-        except OSError:
+            for segment in written:
+                inherit(segment)
+            self._count([*kept, *written])
+        except (OSError, Interrupted):
             for segment in written:
                 self._folder.withdraw(segment)
             raise
@@ -341,7 +381,12 @@ class Shard:
     def _drop(self, views: Sequence[SegmentView]) -> None:
         """Forget a segment that was written in vain."""
         if views:
-            self._folder.publish([view.segment for view in self._segments], self._sequence)
+            self._count([view.segment for view in self._segments])
+
+    def _count(self, segments: Sequence[Segment]) -> None:
+        """Let these segments count and no others."""
+        self._folder.publish(segments, self._sequence)
+        self._columns.sweep(segments)
 
     def _note_failure(self, error: StoreError) -> None:
         """After a failed write: find out what is on disk, now or before the next write."""
@@ -373,11 +418,10 @@ class Shard:
             sealed = np.concatenate([view.segment.numbers for view in self._segments] or [_NO_NUMBERS])
             missing = np.setdiff1d(numbers, sealed, assume_unique=True)
             memtable = Memtable(self.space.dimension)
-            for rows, ids, vectors in (
-                self._store.stream_vectors(int(missing[0]), _REBUILD_ROWS) if missing.size else ()
-            ):
-                own = np.isin(rows, missing)
-                memtable.upsert(rows[own], np.array(ids, dtype=object)[own].tolist(), vectors[own])
+            for rows, stored in self._store.stream(int(missing[0]), _REBUILD_ROWS) if missing.size else ():
+                own = np.flatnonzero(np.isin(rows, missing))
+                records = [stored.records[place] for place in own.tolist()]
+                _put(memtable, rows[own], Upsert(records, stored.vectors[own]))
         self._memtable, self._sequence = memtable, sequence
         self._publish()
 
@@ -391,3 +435,15 @@ class Shard:
             case StoreDamaged():
                 return FailedPrecondition(f"{self.name} is damaged: {error}")
         return Unavailable(f"{self.name}: its disk failed: {error}")
+
+
+def _put(memtable: Memtable, numbers: np.ndarray, written: Upsert) -> None:
+    """Show records in rows of these numbers."""
+    records = written.records
+    memtable.upsert(
+        numbers,
+        [record.id for record in records],
+        written.vectors,
+        [record.caption for record in records],
+        [record.metadata_json for record in records],
+    )

@@ -29,6 +29,7 @@ STUB_PLACES = (
     "index_service/servicer.py",
     "index_service/converters.py",
     "index_service/collection_converters.py",
+    "index_service/filter_converters.py",
     "index_service/search_converters.py",
     "index_service/snapshot_calls.py",
     "protos/eyebright/vectors/numpy_codec.py",

@@ -105,17 +105,19 @@ def test_a_failing_write_leaves_nothing_of_the_whole_commit(store: RecordStore) 
 
 def test_everything_survives_reopening(path: Path) -> None:
     with closing(RecordStore(path, 2)) as store:
-        store.apply([upsert(*(Record(f"{number:03d}") for number in range(100)))])
+        records = [Record(f"{n:03d}", f"caption {n}", "uri", b'{"n": %d}' % n) for n in range(100)]
+        store.apply([upsert(*records)])
         store.apply([Delete(["050"])])
     with closing(RecordStore(path, 2)) as store:
         assert store.applied_sequence() == 2
         assert store.rows().tolist() == [*range(1, 51), *range(52, 101)]
-        chunks = list(store.stream_vectors(1, 30))
-        assert [len(ids) for _, ids, _ in chunks] == [30, 30, 30, 9]
-        assert [len(ids) for _, ids, _ in store.stream_vectors(60, 30)] == [30, 11]
+        chunks = list(store.stream(1, 30))
+        assert [len(chunk.records) for _, chunk in chunks] == [30, 30, 30, 9]
+        assert [len(chunk.records) for _, chunk in store.stream(60, 30)] == [30, 11]
         assert chunks[0][0].tolist() == list(range(1, 31))
-        assert chunks[0][2][3].tolist() == [6.0, 7.0]
-        assert "050" not in chunks[1][1]
+        assert chunks[0][1].vectors[3].tolist() == [6.0, 7.0]
+        assert chunks[0][1].records[3] == Record("003", "caption 3", None, b'{"n": 3}')
+        assert "050" not in [record.id for record in chunks[1][1].records]
 
 
 def test_a_closed_store_refuses_and_closing_twice_is_harmless(path: Path) -> None:
@@ -196,7 +198,7 @@ def test_rows_that_do_not_belong_together_are_noticed(path: Path, statement: str
         store.apply([upsert(Record("a"), Record("b"))])
     spoil(path, statement)
     with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged, match=message):
-        list(store.stream_vectors(1, 10))
+        list(store.stream(1, 10))
 
 
 def test_a_copy_is_of_one_moment_and_opens_like_the_original(store: RecordStore, path: Path, tmp_path: Path) -> None:
@@ -226,8 +228,8 @@ def test_a_copy_is_of_one_moment_and_opens_like_the_original(store: RecordStore,
                     assert ids == sorted(f"{pair}-{half}" for pair in range(sequence) for half in "ab")
                     assert copy.applied_sequence() == sequence
                     assert copy.rows().tolist() == list(range(1, count + 1))
-                    [(rows, _, vectors)] = copy.stream_vectors(1, 100_000)
-                    assert (len(rows), vectors.shape) == (count, (count, 2))
+                    [(rows, stored)] = copy.stream(1, 100_000)
+                    assert (len(rows), stored.vectors.shape) == (count, (count, 2))
                     assert copy.apply([upsert(Record("new"))])[1] == sequence + 1
         finally:
             done.set()

@@ -1,0 +1,350 @@
+"""Columns: the values of one field over many rows as codes of a dictionary, and the rows that a condition lets through.
+
+Owns what the codes mean and how a condition becomes a mask. Knows no file and no record. A column gives the same answer
+as ``filters.matches`` row by row.
+"""
+
+from array import array
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+
+from index_service.filters import (
+    AllOf,
+    AnyOf,
+    Atom,
+    Comparison,
+    Condition,
+    Document,
+    Exists,
+    Field,
+    Filter,
+    HasPrefix,
+    IsIn,
+    IsNull,
+    Kind,
+    Not,
+    Opaque,
+    Operator,
+    atoms_at,
+    fields_of,
+    holds,
+)
+
+MISSING, OPAQUE, NULL, FALSE, TRUE, FIRST = range(6)
+"""What the first codes stand for; from FIRST on they are places in the dictionary, numbers before strings."""
+
+MOST_FIELDS = 64
+"""Fields of which a block or a segment keeps columns, the most recently used ones."""
+
+_FIRST_CAPACITY = 256
+_FEW_RANGES = 4
+_PREDEFINED: dict[Atom, int] = {None: NULL, Opaque.VALUE: OPAQUE}
+
+Ranges = Sequence[tuple[int, int]]
+"""Codes from the first of each pair to before the second."""
+
+
+def evaluate(where: Filter, mask_of: Callable[[Condition], np.ndarray]) -> np.ndarray:
+    """The rows (rows,) bool that a filter lets through, from those that each of its conditions does."""
+    match where:
+        case AllOf(filters):
+            return reduce(np.logical_and, [evaluate(part, mask_of) for part in filters])
+        case AnyOf(filters):
+            return reduce(np.logical_or, [evaluate(part, mask_of) for part in filters])
+        case Not(negated):
+            return ~evaluate(negated, mask_of)
+    return mask_of(where)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The codes of some rows."""
+
+    first: np.ndarray
+    """(rows,) unsigned. OPAQUE where a row has several values, which then stand in the next three."""
+    many_rows: np.ndarray
+    """(m,) int64: the rows with several values, ascending."""
+    many_ends: np.ndarray
+    """(m,) int64: where the values of each end in ``many``."""
+    many: np.ndarray
+    """(n,) unsigned."""
+
+    def chosen(self, ranges: Ranges, code_count: int) -> np.ndarray:
+        """The rows (rows,) bool with a code in the ranges; there are ``code_count`` codes."""
+        mask = _in_ranges(self.first, ranges, code_count)
+        if len(self.many_rows):
+            begins = np.concatenate([[0], self.many_ends[:-1]])
+            mask[self.many_rows] |= np.logical_or.reduceat(_in_ranges(self.many, ranges, code_count), begins)
+        return mask
+
+    def spread(self, rows: np.ndarray, targets: np.ndarray, into: "CodesBuilder") -> None:
+        """Write the codes of ``rows`` (n,) to the rows ``targets`` (n,) of a builder."""
+        into.first[targets] = into.translated(self.first[rows])
+        places = np.searchsorted(self.many_rows, rows)
+        places[places == len(self.many_rows)] = 0
+        own = np.flatnonzero(self.many_rows[places] == rows) if len(self.many_rows) else np.empty(0, np.int64)
+        ends = self.many_ends[places[own]]
+        begins = np.where(places[own] > 0, self.many_ends[places[own] - 1], 0)
+        lengths = ends - begins
+        inner = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        into.add_many(targets[own], lengths, into.translated(self.many[np.repeat(begins, lengths) + inner]))
+
+
+class CodesBuilder:
+    """Codes of one dictionary, out of those of several."""
+
+    def __init__(self, rows: int) -> None:
+        self.first = np.zeros(rows, dtype=np.uint32)
+        self.translation = np.empty(0, np.uint32)
+        """The new code of each old one, of the dictionary whose codes come next."""
+        self._rows: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+        self._many: list[np.ndarray] = []
+
+    def translated(self, codes: np.ndarray) -> np.ndarray:
+        """The codes by the new dictionary."""
+        translated: np.ndarray = self.translation[codes]
+        return translated
+
+    def add_many(self, rows: np.ndarray, lengths: np.ndarray, codes: np.ndarray) -> None:
+        """Rows with several values, in any order."""
+        self._rows.append(rows)
+        self._lengths.append(lengths)
+        self._many.append(codes)
+
+    def finished(self, code_count: int) -> Codes:
+        """All of them, as narrow as they can be."""
+        narrow = np.min_scalar_type(code_count - 1)
+        none = np.empty(0, np.int64)
+        rows = np.concatenate([none, *self._rows])
+        lengths = np.concatenate([none, *self._lengths]).astype(np.int64)
+        many = np.concatenate([np.empty(0, np.uint32), *self._many])
+        order = np.argsort(rows)
+        begins = np.cumsum(lengths) - lengths
+        sorted_lengths = lengths[order]
+        inner = np.arange(len(many)) - np.repeat(np.cumsum(sorted_lengths) - sorted_lengths, sorted_lengths)
+        return Codes(
+            self.first.astype(narrow),
+            rows[order],
+            np.cumsum(sorted_lengths),
+            many[np.repeat(begins[order], sorted_lengths) + inner].astype(narrow),
+        )
+
+
+class Values(Protocol):
+    """Distinct values of one type, ascending."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: int, /) -> Any: ...  # noqa: ANN401 - numbers or strings
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The values of one field in rows that never change."""
+
+    codes: Codes
+    numbers: Values
+    """By value, whatever their type."""
+    strings: Values
+    """By their code points."""
+    gone: np.ndarray
+    """(n,) int64: rows of records that were deleted before they were read."""
+
+    @property
+    def code_count(self) -> int:
+        """How many codes there are."""
+        return FIRST + len(self.numbers) + len(self.strings)
+
+    def mask(self, condition: Condition) -> np.ndarray:
+        """The rows (rows,) bool that a condition lets through."""
+        return self.codes.chosen(self._ranges(condition), self.code_count)
+
+    def _ranges(self, condition: Condition) -> Ranges:
+        match condition:
+            case Exists():
+                return [(OPAQUE, self.code_count)]
+            case IsNull():
+                return [(NULL, FALSE)]
+            case HasPrefix(_, prefix):
+                begin = self._place(Kind.STRING, prefix)
+                count = bisect_left(
+                    range(begin, self.code_count), True, key=lambda code: not self._string(code).startswith(prefix)
+                )
+                return [(begin, begin + count)]
+            case IsIn():
+                return [own for kind in Kind for own in self._equal(kind, condition.of_kind(kind))]
+            case Comparison(_, operator, kind, value):
+                return self._compared(operator, kind, value)
+
+    def _string(self, code: int) -> str:
+        string: str = self.strings[code - FIRST - len(self.numbers)]
+        return string
+
+    def _part(self, kind: Kind) -> tuple[Values, int]:
+        """The values of a type, and the code of the first."""
+        match kind:
+            case Kind.BOOLEAN:
+                return (False, True), FALSE
+            case Kind.NUMBER:
+                return self.numbers, FIRST
+            case Kind.STRING:
+                return self.strings, FIRST + len(self.numbers)
+
+    def _place(self, kind: Kind, value: Any) -> int:  # noqa: ANN401
+        """The code of the first value of a type that is not less than this one."""
+        values, first = self._part(kind)
+        return first + bisect_left(range(len(values)), value, key=values.__getitem__)
+
+    def _equal(self, kind: Kind, wanted: frozenset[Any]) -> Ranges:
+        """The codes of those of the wanted values that are there."""
+        values, first = self._part(kind)
+        if len(wanted) * max(1, len(values).bit_length()) > len(values):
+            found = [first + place for place in range(len(values)) if values[place] in wanted]
+        else:
+            places = ((self._place(kind, value), value) for value in wanted)
+            found = [code for code, value in places if code < first + len(values) and values[code - first] == value]
+        return [(code, code + 1) for code in found]
+
+    def _compared(self, operator: Operator, kind: Kind, value: Any) -> Ranges:  # noqa: ANN401
+        values, first = self._part(kind)
+        end = first + len(values)
+        at = self._place(kind, value)
+        past = at + (at < end and values[at - first] == value)
+        return {
+            Operator.EQUAL: [(at, past)],
+            Operator.NOT_EQUAL: [(FALSE, at), (past, self.code_count)],
+            Operator.LESS: [(first, at)],
+            Operator.LESS_OR_EQUAL: [(first, past)],
+            Operator.GREATER: [(past, end)],
+            Operator.GREATER_OR_EQUAL: [(at, end)],
+        }[operator]
+
+
+class GrowingColumn:
+    """The values of one field while rows are added. Its dictionary is in the order of arrival."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.known: dict[str | int | float, int] = {}
+        """The code of each number and string."""
+        self.text_bytes = 0
+        """Least bytes of the strings known."""
+        self._first = np.empty(_FIRST_CAPACITY, dtype=np.uint32)
+        self._many_rows = array("q")
+        self._many_ends = array("q")
+        self._many = array("I")
+
+    def add(self, atoms: Sequence[Atom]) -> None:
+        """One more row with these values."""
+        if self.rows == len(self._first):
+            self._first = np.concatenate([self._first, np.empty_like(self._first)])
+        if len(atoms) == 1:
+            self._first[self.rows] = self._code(atoms[0])
+        elif not atoms:
+            self._first[self.rows] = MISSING
+        else:
+            self._first[self.rows] = OPAQUE
+            self._many_rows.append(self.rows)
+            self._many.extend(sorted({self._code(atom) for atom in atoms}))
+            self._many_ends.append(len(self._many))
+        self.rows += 1
+
+    def codes(self, rows: int) -> Codes:
+        """Those of the first rows, as they stand."""
+        many = bisect_left(self._many_rows, rows)
+        ends = np.array(self._many_ends[:many], dtype=np.int64)
+        return Codes(
+            self._first[:rows],
+            np.array(self._many_rows[:many], dtype=np.int64),
+            ends,
+            np.array(self._many[: int(ends[-1]) if many else 0], dtype=np.uint32),
+        )
+
+    def mask(self, condition: Condition, rows: int) -> np.ndarray:
+        """The first rows (rows,) bool that a condition lets through."""
+        ranges = [(code, code + 1) for code in self._chosen(condition)]
+        return self.codes(rows).chosen(ranges, FIRST + len(self.known))
+
+    def _chosen(self, condition: Condition) -> list[int]:
+        predefined: list[tuple[int, Atom]] = [(OPAQUE, Opaque.VALUE), (NULL, None), (FALSE, False), (TRUE, True)]
+        chosen = [code for code, atom in predefined if holds(condition, atom)]
+        wanted: Iterable[Any] = self.known
+        if isinstance(condition, IsIn):
+            wanted = condition.strings | condition.numbers
+        elif isinstance(condition, Comparison) and condition.operator is Operator.EQUAL:
+            wanted = () if condition.kind is Kind.BOOLEAN else (condition.value,)
+        return chosen + [self.known[value] for value in wanted if value in self.known and holds(condition, value)]
+
+    def _code(self, atom: Atom) -> int:
+        if isinstance(atom, bool):
+            return TRUE if atom else FALSE
+        if atom is None or isinstance(atom, Opaque):
+            return _PREDEFINED[atom]
+        code = self.known.get(atom)
+        if code is None:
+            code = self.known[atom] = FIRST + len(self.known)
+            self.text_bytes += len(atom) if isinstance(atom, str) else 0
+        return code
+
+
+class BlockColumns:
+    """The columns of one block of the memtable, each as long as the block was when it was last asked for."""
+
+    def __init__(self) -> None:
+        self._columns: OrderedDict[Field, GrowingColumn] = OrderedDict()
+        self._changing = Lock()
+
+    @property
+    def fields(self) -> set[Field]:
+        """Those that there are columns of."""
+        with self._changing:
+            return set(self._columns)
+
+    def mask(self, where: Filter, captions: np.ndarray, metadata: np.ndarray) -> np.ndarray:
+        """The rows (rows,) bool that a filter lets through, of a block with these captions and metadata (rows,)."""
+        with self._changing:
+            columns = self._grown(fields_of(where), captions, metadata)
+            return evaluate(where, lambda condition: columns[condition.field].mask(condition, len(captions)))
+
+    def grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, GrowingColumn]:
+        """The columns of these fields over all rows."""
+        with self._changing:
+            return self._grown(fields, captions, metadata)
+
+    def _grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, GrowingColumn]:
+        columns = {own: self._columns.setdefault(own, GrowingColumn()) for own in fields}
+        for own in columns:
+            self._columns.move_to_end(own)
+        while len(self._columns) > max(MOST_FIELDS, len(fields)):
+            self._columns.popitem(last=False)
+        for row in range(min(column.rows for column in columns.values()), len(captions)) if columns else ():
+            document = Document.parsed(captions[row], metadata[row])
+            for own, column in columns.items():
+                if column.rows == row:
+                    column.add(atoms_at(document, own))
+        return columns
+
+
+def _in_ranges(codes: np.ndarray, ranges: Ranges, code_count: int) -> np.ndarray:
+    """Which of the codes (n,) lie in one of the ranges."""
+    present = [(begin, end) for begin, end in ranges if begin < end]
+    if len(present) > _FEW_RANGES:
+        table = np.zeros(code_count, dtype=bool)
+        for begin, end in present:
+            table[begin:end] = True
+        return np.take(table, codes)
+    if not present:
+        return np.zeros(len(codes), dtype=bool)
+    # Unsigned numbers wrap round, so that one comparison tells.
+    parts = [
+        codes == begin if end == begin + 1 else codes - codes.dtype.type(begin) < end - begin for begin, end in present
+    ]
+    return reduce(np.logical_or, parts)
