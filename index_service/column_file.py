@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from index_service.columns import FIRST, Codes, CodesBuilder, Column, GrowingColumn
+from index_service.columns import FIRST, Codes, Column, GrowingColumn
 from index_service.filters import Atom, Field
 
 MOST_DICTIONARY_BYTES = 256 * 1024 * 1024
@@ -156,15 +156,17 @@ def write_column(path: Path, described: Described, sources: Sequence[Source], go
                 out.text(render(value), ends)
             count += len(ends)
             out.write(f"{name}_ends", np.array(ends, dtype=np.uint64))
-        builder = CodesBuilder(described.rows)
-        for source, translation in zip(sources, translations, strict=True):
-            builder.translation = np.array(translation, dtype=np.uint32)
-            source.codes.spread(source.rows, source.targets, builder)
-        codes = builder.finished(count)
-        out.write("first", codes.first)
-        out.write("many_rows", codes.many_rows)
-        out.write("many_ends", codes.many_ends)
-        out.write("many", codes.many)
+        narrow = np.min_scalar_type(count - 1)
+        moved = [
+            source.codes.moved(source.rows, source.targets, np.array(translation, dtype=narrow))
+            for source, translation in zip(sources, translations, strict=True)
+        ]
+        first = np.zeros(described.rows, dtype=narrow)
+        for source, codes in zip(sources, moved, strict=True):
+            first[source.targets] = codes.first
+        out.write("first", first)
+        out.write("many_rows", np.concatenate([codes.many_rows for codes in moved]))
+        out.write("many", np.concatenate([codes.many for codes in moved]))
         out.write("gone", gone)
         out.finish(asdict(described))
 
@@ -184,7 +186,7 @@ def read_column(path: Path, described: Described) -> Column:
     def texts(name: str) -> tuple[mmap.mmap, int, memoryview]:
         return held, found["sections"][f"{name}_texts"][0], section(f"{name}_ends").data
 
-    codes = Codes(section("first"), section("many_rows"), section("many_ends"), section("many"))
+    codes = Codes(section("first"), section("many_rows"), section("many"))
     return Column(codes, _Numbers(*texts("number")), _Strings(*texts("string")), section("gone"))
 
 
@@ -302,7 +304,7 @@ def _sorted(column: GrowingColumn) -> tuple[Codes, list[int | float], list[bytes
     old = np.array([code for _, code in (*numbers, *strings)], dtype=np.int64)
     translation[old] = np.arange(FIRST, FIRST + len(old))
     codes = column.codes(column.rows)
-    sorted_codes = Codes(translation[codes.first], codes.many_rows, codes.many_ends, translation[codes.many])
+    sorted_codes = Codes(translation[codes.first], codes.many_rows, translation[codes.many])
     return sorted_codes, [value for value, _ in numbers], [value for value, _ in strings]
 
 

@@ -68,74 +68,26 @@ class Codes:
     """The codes of some rows."""
 
     first: np.ndarray
-    """(rows,) unsigned. OPAQUE where a row has several values, which then stand in the next three."""
+    """(rows,) unsigned. OPAQUE where a row has several values, which then stand in ``many``."""
     many_rows: np.ndarray
-    """(m,) int64: the rows with several values, ascending."""
-    many_ends: np.ndarray
-    """(m,) int64: where the values of each end in ``many``."""
+    """(n,) int64: the row of each of them."""
     many: np.ndarray
     """(n,) unsigned."""
 
     def chosen(self, ranges: Ranges, code_count: int) -> np.ndarray:
         """The rows (rows,) bool with a code in the ranges; there are ``code_count`` codes."""
         mask = _in_ranges(self.first, ranges, code_count)
-        if len(self.many_rows):
-            begins = np.concatenate([[0], self.many_ends[:-1]])
-            mask[self.many_rows] |= np.logical_or.reduceat(_in_ranges(self.many, ranges, code_count), begins)
+        if len(self.many):
+            mask[self.many_rows[_in_ranges(self.many, ranges, code_count)]] = True
         return mask
 
-    def spread(self, rows: np.ndarray, targets: np.ndarray, into: "CodesBuilder") -> None:
-        """Write the codes of ``rows`` (n,) to the rows ``targets`` (n,) of a builder."""
-        into.first[targets] = into.translated(self.first[rows])
-        places = np.searchsorted(self.many_rows, rows)
-        places[places == len(self.many_rows)] = 0
-        own = np.flatnonzero(self.many_rows[places] == rows) if len(self.many_rows) else np.empty(0, np.int64)
-        ends = self.many_ends[places[own]]
-        begins = np.where(places[own] > 0, self.many_ends[places[own] - 1], 0)
-        lengths = ends - begins
-        inner = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        into.add_many(targets[own], lengths, into.translated(self.many[np.repeat(begins, lengths) + inner]))
-
-
-class CodesBuilder:
-    """Codes of one dictionary, out of those of several."""
-
-    def __init__(self, rows: int) -> None:
-        self.first = np.zeros(rows, dtype=np.uint32)
-        self.translation = np.empty(0, np.uint32)
-        """The new code of each old one, of the dictionary whose codes come next."""
-        self._rows: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-        self._many: list[np.ndarray] = []
-
-    def translated(self, codes: np.ndarray) -> np.ndarray:
-        """The codes by the new dictionary."""
-        translated: np.ndarray = self.translation[codes]
-        return translated
-
-    def add_many(self, rows: np.ndarray, lengths: np.ndarray, codes: np.ndarray) -> None:
-        """Rows with several values, in any order."""
-        self._rows.append(rows)
-        self._lengths.append(lengths)
-        self._many.append(codes)
-
-    def finished(self, code_count: int) -> Codes:
-        """All of them, as narrow as they can be."""
-        narrow = np.min_scalar_type(code_count - 1)
-        none = np.empty(0, np.int64)
-        rows = np.concatenate([none, *self._rows])
-        lengths = np.concatenate([none, *self._lengths]).astype(np.int64)
-        many = np.concatenate([np.empty(0, np.uint32), *self._many])
-        order = np.argsort(rows)
-        begins = np.cumsum(lengths) - lengths
-        sorted_lengths = lengths[order]
-        inner = np.arange(len(many)) - np.repeat(np.cumsum(sorted_lengths) - sorted_lengths, sorted_lengths)
-        return Codes(
-            self.first.astype(narrow),
-            rows[order],
-            np.cumsum(sorted_lengths),
-            many[np.repeat(begins[order], sorted_lengths) + inner].astype(narrow),
-        )
+    def moved(self, rows: np.ndarray, targets: np.ndarray, translation: np.ndarray) -> "Codes":
+        """Those of ``rows`` (n,), as of the rows ``targets`` (n,), by another dictionary; ``first`` as for ``rows``."""
+        moved_to = np.full(len(self.first), -1, dtype=np.int64)
+        moved_to[rows] = targets
+        many_rows = moved_to[self.many_rows]
+        kept = many_rows >= 0
+        return Codes(translation[self.first[rows]], many_rows[kept], translation[self.many[kept]])
 
 
 class Values(Protocol):
@@ -239,7 +191,6 @@ class GrowingColumn:
         """Least bytes of the strings known."""
         self._first = np.empty(_FIRST_CAPACITY, dtype=np.uint32)
         self._many_rows = array("q")
-        self._many_ends = array("q")
         self._many = array("I")
 
     def add(self, atoms: Sequence[Atom]) -> None:
@@ -252,20 +203,18 @@ class GrowingColumn:
             self._first[self.rows] = MISSING
         else:
             self._first[self.rows] = OPAQUE
-            self._many_rows.append(self.rows)
-            self._many.extend(sorted({self._code(atom) for atom in atoms}))
-            self._many_ends.append(len(self._many))
+            several = {self._code(atom) for atom in atoms}
+            self._many_rows.extend([self.rows] * len(several))
+            self._many.extend(several)
         self.rows += 1
 
     def codes(self, rows: int) -> Codes:
         """Those of the first rows, as they stand."""
         many = bisect_left(self._many_rows, rows)
-        ends = np.array(self._many_ends[:many], dtype=np.int64)
         return Codes(
             self._first[:rows],
             np.array(self._many_rows[:many], dtype=np.int64),
-            ends,
-            np.array(self._many[: int(ends[-1]) if many else 0], dtype=np.uint32),
+            np.array(self._many[:many], dtype=np.uint32),
         )
 
     def mask(self, condition: Condition, rows: int) -> np.ndarray:

@@ -124,6 +124,8 @@ Condition: TypeAlias = Comparison | IsIn | Exists | IsNull | HasPrefix
 
 Filter: TypeAlias = Condition | AllOf | AnyOf | Not
 
+_decode = json.JSONDecoder().raw_decode
+
 _COMPARE: dict[Operator, Callable[[Any, Any], bool]] = {
     Operator.EQUAL: operator.eq,
     Operator.NOT_EQUAL: operator.ne,
@@ -145,7 +147,7 @@ class Document:
     def parsed(cls, caption: str | None, metadata_json: bytes | None) -> "Document":
         """From what is stored. Metadata that can't be read, which no write lets in, counts as none."""
         try:
-            return cls(caption, json.loads(metadata_json) if metadata_json else None)
+            return cls(caption, _decode(metadata_json.decode().lstrip())[0] if metadata_json else None)
         except ValueError:
             return cls(caption)
 

@@ -264,7 +264,7 @@ class _SegmentColumns:
     def _told(self, builders: dict[Field, ColumnBuilder]) -> np.ndarray:
         """Tell all records to the builders, dropping those that can't hold their field. Returns the rows gone (n,)."""
         gone: list[int] = []
-        for row, document in self._documents():
+        for row, document in self._documents(builders):
             if document is None:
                 gone.append(row)
             for field, builder in tuple(builders.items()):
@@ -275,21 +275,26 @@ class _SegmentColumns:
                     builders.pop(field).close()
         return np.array(gone, dtype=np.int64)
 
-    def _documents(self) -> Iterator[tuple[int, Document | None]]:
-        """Every row with what its record holds; None where it is no more. Other threads get their turn in between."""
+    def _documents(self, fields: Iterable[Field]) -> Iterator[tuple[int, Document | None]]:
+        """Every row with what its record holds in these fields; None where it is no more."""
+        with_metadata = any(field.keys for field in fields)
         for begin in range(0, len(self._numbers), _READ_ROWS):
             if self._stop.is_set():
                 raise Interrupted
             numbers = self._numbers[begin : begin + _READ_ROWS].tolist()
             found = {number: (caption, metadata) for number, caption, metadata in self._read(numbers)}
             for row, number in enumerate(numbers, begin):
-                yield row, Document.parsed(*found[number]) if number in found else None
+                if number not in found:
+                    yield row, None
+                    continue
+                caption, metadata = found[number]
+                yield row, Document.parsed(caption, metadata) if with_metadata else Document(caption)
 
     def _scanned(self, where: Filter, deadline: float | None) -> tuple[np.ndarray, np.ndarray]:
         """The rows that a filter lets through, by looking at each record, and those that are gone."""
         mask = np.zeros(len(self._numbers), dtype=bool)
         gone: list[int] = []
-        for row, document in self._documents():
+        for row, document in self._documents(fields_of(where)):
             if row % _READ_ROWS == 0 and deadline is not None and time.monotonic() > deadline:
                 raise DeadlineExceeded("the deadline passed while records were compared with the filter")
             if document is None:

@@ -25,10 +25,12 @@ from eyebright_cli.connection import (
     open_client,
 )
 from eyebright_cli.presentation import make_console, plain, print_json
+from eyebright_cli.where import WhereOption, parse_where
 
 DELETE_EXAMPLES = """\b
 eyebright delete holidays/beach.jpg holidays/dog.jpg
 eyebright delete red-heart --collection emoji --json
+eyebright delete --where group=food --yes
 """
 STATS_EXAMPLES = """\b
 eyebright stats
@@ -39,7 +41,12 @@ _ASKED = {"text": "captions", "image": "pictures", "record": "records"}
 
 
 def delete(
-    identifiers: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of the pictures to forget.")],
+    identifiers: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID...", help="Ids of the pictures to forget.", show_default=False),
+    ] = None,
+    where: WhereOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --where: don't ask first.")] = False,
     as_json: JsonOption = False,
     collection: CollectionOption = DEFAULT_COLLECTION,
     embedder: EmbedderOption = DEFAULT_EMBEDDER,
@@ -48,12 +55,19 @@ def delete(
     tls_ca: TlsCaOption = None,
 ) -> None:
     """Forget pictures. The files stay where they are; an id that is not there is no fault."""
+    parsed = parse_where(where)
+    if bool(identifiers) == (parsed is not None):
+        raise typer.BadParameter("give either ids or --where CONDITION", param_hint="ID...")
+    if parsed is not None and not yes:
+        typer.confirm(f"Forget all pictures of {collection} where {' and '.join(where or ())}?", abort=True, err=True)
     with open_client(embedder, index, collection, token_file, tls_ca) as client:
-        deleted = client.delete(identifiers)
+        deleted = client.delete(identifiers or None, filter=parsed)
     if as_json:
-        print_json({"collection": collection, "asked": len(identifiers), "deleted": deleted})
+        asked = {"where": where} if parsed is not None else {"asked": len(identifiers or ())}
+        print_json({"collection": collection, **asked, "deleted": deleted})
     else:
-        make_console().print(f"deleted {deleted:,} of {len(identifiers):,} from {plain(collection)}", markup=False)
+        of = "" if parsed is not None else f" of {len(identifiers or ()):,}"
+        make_console().print(f"deleted {deleted:,}{of} from {plain(collection)}", markup=False)
 
 
 def stats(

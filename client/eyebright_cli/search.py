@@ -22,11 +22,13 @@ from eyebright_cli.connection import (
     open_client,
 )
 from eyebright_cli.presentation import make_console, print_json, result_object, result_view
+from eyebright_cli.where import WhereOption, parse_where
 
 SEARCH_EXAMPLES = """\b
 eyebright search "a dog on a beach"
 eyebright search red heart -k 3
 eyebright search --image snapshot.jpg
+eyebright search "a slice of cake" --where group=food --where "camera.iso>=800"
 eyebright search "a birthday cake" --json | jq -r ".hits[].id"
 """
 LIKE_EXAMPLES = """\b
@@ -53,6 +55,7 @@ def search(
         ),
     ] = None,
     k: HitsOption = 10,
+    where: WhereOption = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out pictures with a lower score.")] = None,
     as_json: JsonOption = False,
     collection: CollectionOption = DEFAULT_COLLECTION,
@@ -65,8 +68,9 @@ def search(
     if bool(words) == (image is not None):
         raise typer.BadParameter("give either WORDS or --image FILE", param_hint="WORDS")
     text = " ".join(words) if words else None
+    parsed = parse_where(where)
     with open_client(embedder, index, collection, token_file, tls_ca) as client:
-        result = client.search(text, image=image, k=k, min_score=min_score)
+        result = client.search(text, image=image, k=k, filter=parsed, min_score=min_score)
     _show(
         f"pictures like {image}" if text is None else f"“{text}”",
         {"image": str(image)} if text is None else {"text": text},
@@ -78,6 +82,7 @@ def search(
 def like(
     identifier: Annotated[str, typer.Argument(metavar="ID", help="Id of a picture in the collection.")],
     k: HitsOption = 10,
+    where: WhereOption = None,
     min_score: Annotated[float | None, typer.Option(help="Leave out pictures with a lower score.")] = None,
     as_json: JsonOption = False,
     collection: CollectionOption = DEFAULT_COLLECTION,
@@ -87,8 +92,9 @@ def like(
     tls_ca: TlsCaOption = None,
 ) -> None:
     """Find pictures like one that is indexed."""
+    parsed = parse_where(where)
     with open_client(embedder, index, collection, token_file, tls_ca) as client:
-        result = client.search(like=identifier, k=k, min_score=min_score)
+        result = client.search(like=identifier, k=k, filter=parsed, min_score=min_score)
     _show(f"like {identifier}", {"like": identifier}, result, as_json)
 
 

@@ -34,6 +34,7 @@ from eyebright_client._exceptions import (
     Unavailable,
     Unimplemented,
 )
+from eyebright_client._filters import F, Filter
 from eyebright_client._images import Image, ImageItem
 from eyebright_client._results import (
     Collection,
@@ -77,8 +78,10 @@ __all__ = [
     "Embeddings",
     "Evidence",
     "EyebrightError",
+    "F",
     "FailedPrecondition",
     "Failure",
+    "Filter",
     "FingerprintMismatch",
     "Hit",
     "Image",

@@ -14,6 +14,7 @@ from eyebright_client import _administration, _embedding, _indexing, _records, _
 from eyebright_client import _results as results
 from eyebright_client._calls import Operation, Service
 from eyebright_client._connection import TLS
+from eyebright_client._filters import Filter
 from eyebright_client._images import Image
 from eyebright_client._results import Embedding, Embeddings, IncludeField, Metric, Modality
 from eyebright_client._session import ClientState, Session
@@ -212,6 +213,7 @@ class Client:
         like: str | None = None,
         k: int = 10,
         collection: str | None = None,
+        filter: Filter | None = None,  # noqa: A002
         offset: int = 0,
         min_score: float | None = None,
         exact: bool = False,
@@ -221,7 +223,8 @@ class Client:
     ) -> results.SearchResult:
         """The k records nearest to a caption, an image, a vector, or a record of the collection (``like`` its id).
 
-        Give exactly one of the four. ``k`` is 1 to 100,000; ``offset`` leaves out that many of the best;
+        Give exactly one of the four. ``k`` is 1 to 100,000. Only records that a ``filter`` lets through are found
+        (``F("group") == "food"``, see F), always min(k, matching) of them. ``offset`` leaves out that many of the best;
         ``min_score`` is in the unit of the collection's metric. ``exact`` compares every record, where a large
         collection would otherwise be searched by codes. ``include`` names what hits carry besides id and score
         ("caption", "source_uri", "metadata", "vector"); all but the vector by default, nothing when k passes 1,000,
@@ -237,6 +240,7 @@ class Client:
             like=like,
             k=k,
             collection=collection,
+            filter=filter,
             offset=offset,
             min_score=min_score,
             exact=exact,
@@ -254,6 +258,7 @@ class Client:
         likes: Sequence[str] | None = None,
         k: int = 10,
         collection: str | None = None,
+        filter: Filter | None = None,  # noqa: A002
         offset: int = 0,
         min_score: float | None = None,
         exact: bool = False,
@@ -274,6 +279,7 @@ class Client:
             likes=likes,
             k=k,
             collection=collection,
+            filter=filter,
             offset=offset,
             min_score=min_score,
             exact=exact,
@@ -282,12 +288,20 @@ class Client:
             timeout=timeout,
         )
 
-    def delete(self, ids: str | Iterable[str], *, collection: str | None = None) -> int:
-        """Delete records; returns how many of the ids existed. An id that does not exist is no error.
+    def delete(
+        self,
+        ids: str | Iterable[str] | None = None,
+        *,
+        filter: Filter | None = None,  # noqa: A002
+        collection: str | None = None,
+    ) -> int:
+        """Delete records by id, or those that a filter lets through; returns how many there were. An id that does not
+        exist is no error.
 
-        Raises InvalidArgument for an id that can't be one, after the others are deleted.
+        Raises InvalidArgument for an id that can't be one, after the others are deleted. What a filter deletes goes
+        batch by batch: after an error some are gone, and the same call deletes the rest.
         """
-        return self._run(_records.delete, ids, collection=collection)
+        return self._run(_records.delete, ids, filter=filter, collection=collection)
 
     def get(
         self,

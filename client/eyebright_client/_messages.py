@@ -13,13 +13,26 @@ from typing import Any
 import numpy as np
 from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
-from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2, snapshot_pb2
+from eyebright.index.v1 import collection_pb2, filter_pb2, record_pb2, search_pb2, snapshot_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import FLOAT16, FLOAT32, VectorBatchError, decode_vectors, encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import VectorBatch
 
 from eyebright_client._calls import Message, Service
 from eyebright_client._exceptions import InternalError, InvalidArgument, NotFound
+from eyebright_client._filters import (
+    AllOf,
+    AnyOf,
+    Comparison,
+    Exists,
+    Filter,
+    HasPrefix,
+    IsIn,
+    IsNull,
+    Not,
+    Operator,
+    Value,
+)
 from eyebright_client._limits import RECORD_BYTES
 from eyebright_client._results import (
     Collection,
@@ -57,6 +70,14 @@ _MODALITIES: dict[Modality, search_pb2.Modality] = {
     "record": search_pb2.MODALITY_RECORD,
 }
 _MODALITY_NAMES = {number: name for name, number in _MODALITIES.items()}
+_OPERATORS: dict[Operator, filter_pb2.ComparisonOperator] = {
+    "==": filter_pb2.COMPARISON_OPERATOR_EQUAL,
+    "!=": filter_pb2.COMPARISON_OPERATOR_NOT_EQUAL,
+    "<": filter_pb2.COMPARISON_OPERATOR_LESS,
+    "<=": filter_pb2.COMPARISON_OPERATOR_LESS_OR_EQUAL,
+    ">": filter_pb2.COMPARISON_OPERATOR_GREATER,
+    ">=": filter_pb2.COMPARISON_OPERATOR_GREATER_OR_EQUAL,
+}
 _PHASES: dict[int, SnapshotPhase] = {
     snapshot_pb2.SNAPSHOT_PHASE_WAITING: "waiting",
     snapshot_pb2.SNAPSHOT_PHASE_COPYING: "copying",
@@ -314,6 +335,12 @@ def delete_request(collection: str, ids: Sequence[str]) -> record_pb2.DeleteRequ
         return record_pb2.DeleteRequest(collection=collection, ids=ids)
 
 
+def delete_matching_request(collection: str, where: Filter) -> record_pb2.DeleteRequest:
+    """Delete of what a filter lets through."""
+    with _building("filter"):
+        return record_pb2.DeleteRequest(collection=collection, filter=filter_message(where))
+
+
 def update_request(
     collection: str,
     id: str,  # noqa: A002
@@ -389,6 +416,52 @@ def _read_records(records: Sequence[record_pb2.Record], batch: VectorBatch) -> t
     )
 
 
+# Filters
+
+
+def filter_message(where: Filter) -> filter_pb2.Filter:
+    """A filter."""
+    match where:
+        case AllOf(filters):
+            return filter_pb2.Filter(all_of=filter_pb2.FilterList(filters=map(filter_message, filters)))
+        case AnyOf(filters):
+            return filter_pb2.Filter(any_of=filter_pb2.FilterList(filters=map(filter_message, filters)))
+        case Not(negated):
+            return filter_pb2.Filter(negation=filter_message(negated))
+        case Comparison(keys, operator, value):
+            comparison = filter_pb2.Comparison(
+                field=_filter_field(keys), operator=_OPERATORS[operator], value=_filter_value(value)
+            )
+            return filter_pb2.Filter(comparison=comparison)
+        case IsIn(keys, values):
+            is_in = filter_pb2.IsIn(field=_filter_field(keys), values=map(_filter_value, values))
+            return filter_pb2.Filter(is_in=is_in)
+        case Exists(keys):
+            return filter_pb2.Filter(exists=filter_pb2.Exists(field=_filter_field(keys)))
+        case IsNull(keys):
+            return filter_pb2.Filter(is_null=filter_pb2.IsNull(field=_filter_field(keys)))
+        case HasPrefix(keys, prefix):
+            return filter_pb2.Filter(has_prefix=filter_pb2.HasPrefix(field=_filter_field(keys), prefix=prefix))
+    raise InvalidArgument(f"filter: expected what F makes, not {where!r}", field="filter")
+
+
+def _filter_field(keys: Sequence[str]) -> filter_pb2.FilterField:
+    if not keys:
+        return filter_pb2.FilterField(caption=filter_pb2.CaptionPlace())
+    return filter_pb2.FilterField(metadata=filter_pb2.MetadataPlace(keys=keys))
+
+
+def _filter_value(value: Value) -> filter_pb2.FilterValue:
+    match value:
+        case bool():
+            return filter_pb2.FilterValue(bool_value=value)
+        case str():
+            return filter_pb2.FilterValue(string_value=value)
+        case int():
+            return filter_pb2.FilterValue(integer_value=value)
+    return filter_pb2.FilterValue(double_value=value)
+
+
 # Search
 
 
@@ -399,6 +472,7 @@ def search_request(
     modality: Modality,
     *,
     k: int,
+    filter: Filter | None,  # noqa: A002
     offset: int,
     min_score: float | None,
     exact: bool,
@@ -413,6 +487,7 @@ def search_request(
             collection=collection,
             modality=_MODALITIES[modality],
             k=k,
+            filter=None if filter is None else filter_message(filter),
             offset=offset,
             min_score=min_score,
             exact=exact,

@@ -13,6 +13,7 @@ from eyebright_client import _messages
 from eyebright_client._calls import Message, Operation
 from eyebright_client._embedding import alone
 from eyebright_client._exceptions import CallError, FingerprintMismatch, InvalidArgument, NotFound
+from eyebright_client._filters import Filter, check_filter
 from eyebright_client._limits import IDS_PER_READ, ITEMS_PER_WRITE, RECORDS_PER_READ, REQUEST_BYTES, batched
 from eyebright_client._results import Embedding, Failure, Record, RecordPage, WriteReport
 from eyebright_client._session import Session
@@ -126,8 +127,24 @@ def _upsert(
     return WriteReport(len(records) - len(failed), failed)
 
 
-def delete(session: Session, ids: str | Iterable[str], *, collection: str | None) -> Operation[int]:
+def delete(
+    session: Session,
+    ids: str | Iterable[str] | None,
+    *,
+    filter: Filter | None,  # noqa: A002
+    collection: str | None,
+) -> Operation[int]:
     """Behind ``delete``."""
+    if (ids is None) == (filter is None):
+        given = "neither" if ids is None else "both"
+        raise InvalidArgument(f"expected either ids or a filter, not {given}", field="filter")
+    if ids is None:
+        request = _messages.delete_matching_request(session.collection_name(collection), check_filter(filter))
+        return int((yield from session.index("Delete", request, session.timeouts.write)).deleted_count)
+    return (yield from _delete_ids(session, ids, collection=collection))
+
+
+def _delete_ids(session: Session, ids: str | Iterable[str], *, collection: str | None) -> Operation[int]:
     wanted = [ids] if isinstance(ids, str) else list(ids)
     name = session.collection_name(collection)
     deleted = 0

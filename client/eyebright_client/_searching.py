@@ -22,6 +22,7 @@ from eyebright_client._exceptions import (
     ResourceExhausted,
     Unavailable,
 )
+from eyebright_client._filters import Filter, check_filter
 from eyebright_client._limits import (
     HITS_PER_SEARCH,
     HITS_WITH_RECORDS_PER_SEARCH,
@@ -54,6 +55,7 @@ class Wanted:
 
     collection: str
     k: int
+    filter: Filter | None
     offset: int
     min_score: float | None
     exact: bool
@@ -66,6 +68,7 @@ class Wanted:
         session: Session,
         collection: str | None,
         k: int,
+        filter: Filter | None,  # noqa: A002
         offset: int,
         min_score: float | None,
         exact: bool,
@@ -74,7 +77,8 @@ class Wanted:
         """From the arguments of ``search``."""
         if include is None:
             include = DEFAULT_INCLUDE if isinstance(k, int) and k <= MAX_K_WITH_INCLUDE else ()
-        return cls(session.collection_name(collection), k, offset, min_score, exact, include)
+        where = None if filter is None else check_filter(filter)
+        return cls(session.collection_name(collection), k, where, offset, min_score, exact, include)
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ def search(
     like: str | None,
     k: int,
     collection: str | None,
+    filter: Filter | None,  # noqa: A002
     offset: int,
     min_score: float | None,
     exact: bool,
@@ -113,7 +118,7 @@ def search(
     kind, query = _exactly_one(text=text, image=image, vector=vector, like=like)
     _check_modality(kind, modality)
     deadline = Deadline(session.timeouts.search if timeout is None else timeout)
-    wanted = Wanted.of(session, collection, k, offset, min_score, exact, include)
+    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, include)
     queries = [query] if kind != "vector" else _one_row(query)
     results = yield from _search(session, kind, queries, modality, wanted, deadline.remaining)
     if results[0].error is not None:
@@ -130,6 +135,7 @@ def search_many(
     likes: Sequence[str] | None,
     k: int,
     collection: str | None,
+    filter: Filter | None,  # noqa: A002
     offset: int,
     min_score: float | None,
     exact: bool,
@@ -145,7 +151,7 @@ def search_many(
     _check_modality(kind, modality)
     seconds = session.timeouts.search if timeout is None else timeout
     check_timeout("timeout", seconds)
-    wanted = Wanted.of(session, collection, k, offset, min_score, exact, include)
+    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, include)
     return (yield from _search(session, kind, queries, modality, wanted, lambda: seconds))
 
 
@@ -216,6 +222,7 @@ def _answers(
         queries.fingerprint,
         queries.modality,
         k=wanted.k,
+        filter=wanted.filter,
         offset=wanted.offset,
         min_score=wanted.min_score,
         exact=wanted.exact,

@@ -1,6 +1,7 @@
 """A real service moves vectors into segments by itself, says how it answers, and maps them again after a restart."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ DIMENSION = 16
 ROWS = 60_000
 
 
-def wait_for_one_segment(stub: IndexServiceStub) -> collection_pb2.GetStatsResponse:
+def wait_for(
+    stub: IndexServiceStub, name: str, state: Callable[[collection_pb2.ShardStats], bool]
+) -> collection_pb2.GetStatsResponse:
+    """Wait until every shard is in some state."""
     deadline = time.monotonic() + 60
     while True:
-        stats: collection_pb2.GetStatsResponse = stub.GetStats(collection_pb2.GetStatsRequest(collection=NAME))
-        [shard] = stats.shards
-        if shard.segment_count == 1 and shard.memtable_rows < ROWS / 10:
+        stats: collection_pb2.GetStatsResponse = stub.GetStats(collection_pb2.GetStatsRequest(collection=name))
+        if all(state(shard) for shard in stats.shards):
             return stats
         assert time.monotonic() < deadline, stats
         time.sleep(0.05)
@@ -35,7 +38,7 @@ def test_large_collections_are_searched_by_codes_and_exactly_on_request(tmp_path
         for begin in range(0, ROWS, 10_000):
             ids = [f"{row:05d}" for row in range(begin, begin + 10_000)]
             assert set(upsert(stub, NAME, ids, vectors[begin : begin + 10_000])) == {0}
-        stats = wait_for_one_segment(stub)
+        stats = wait_for(stub, NAME, lambda shard: shard.segment_count == 1 and shard.memtable_rows < ROWS / 10)
         assert stats.record_count == ROWS
         exact = search(stub, NAME, queries, k=10, exact=True)
         assert (exact.evidence.exact, exact.evidence.recipe, exact.evidence.estimated_recall) == (True, "exact", 1.0)
