@@ -99,8 +99,9 @@ def check(stub: IndexServiceStub, truth: Truth) -> None:
     for where, holds in CASES:
         rows = truth.matching(holds)
         for k, exact in ((10, False), (10, True), (ROWS, False)):
-            results = search(stub, NAME, queries, k=k, filter=where, exact=exact).results
-            for query, result in zip(queries, results, strict=True):
+            asked = queries if k == 10 else queries[:2]
+            results = search(stub, NAME, asked, k=k, filter=where, exact=exact).results
+            for query, result in zip(asked, results, strict=True):
                 assert len(result.ids) == min(k, len(rows))
                 right, found = truth.nearest(query, rows, k), set(result.ids)
                 assert found <= {f"{row:05d}" for row in rows}
