@@ -3,7 +3,6 @@
 Owns the shapes of a query and its answer. Knows no protobuf, and nothing of how a shard finds its hits.
 """
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -121,9 +120,10 @@ def search_shards(
     """
     filtered = _filtered(shards, options, metrics)
     views = [own.view for own in filtered] if filtered else [shard.view for shard in shards]
-    masks = [own.masks() for own in filtered]
+    masks: list[list[np.ndarray] | None] = [own.masks() for own in filtered] or [None] * len(views)
     parts = Parts([part for view in views for part in view.parts])
-    search = _Search(parts, list(itertools.chain(*masks)), space, config, queries, options, workers, metrics)
+    flat = [mask for own in masks for mask in own or ()]
+    search = _Search(parts, flat, space, config, queries, options, workers, metrics)
     size = _AnswerSize(options)
     merge_seconds = 0.0
     found: list[QueryAnswer] = []
@@ -147,7 +147,7 @@ def search_shards(
             merge_seconds=merge_seconds + search.merge_seconds,
         ),
         views,
-        masks or [None] * len(views),
+        masks,
     )
 
 

@@ -32,6 +32,7 @@ from index_service.filters import (
     Operator,
 )
 from index_service.metrics import IndexMetrics
+from index_service.parts import Parts
 from index_service.record_store import RecordStore
 from index_service.records import Delete, DeleteRows, Record, RecordUpdate, Update, Upsert
 from index_service.segment_columns import COLUMNS_FOLDER
@@ -110,8 +111,9 @@ def compact(shard: Shard) -> None:
 
 def hits(shard: Shard, where: Filter, queries: np.ndarray, limit: int) -> list[list[str]]:
     found = shard.filtered(where, None)
-    answers = search(found.view, SPACE, queries, Wanted(limit), found.masks()).hits
-    return [found.view.ids_at(own.addresses).tolist() for own in answers]
+    parts = Parts(found.view.parts)
+    answers = search(parts, SPACE, queries, Wanted(limit), found.masks()).hits
+    return [parts.ids_at(own.addresses).tolist() for own in answers]
 
 
 def matching(model: Model, where: Filter) -> list[str]:
@@ -239,11 +241,8 @@ def test_rows_that_are_gone_before_a_column_is_built_are_dead(folder: Path) -> N
         outdated = filter_view(old, shard._columns, FOOD, None)
         assert outdated.outdated
         assert not filter_view(shard.view, shard._columns, FOOD, None).outdated
-        assert sorted(old.ids_at(_addresses(outdated.masks()[0])).tolist()) == matching(model, FOOD)
-
-
-def _addresses(mask: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(mask)
+        let_through = np.flatnonzero(outdated.masks()[0])
+        assert sorted(old.segments[0].ids_of(let_through).tolist()) == matching(model, FOOD)
 
 
 def test_a_column_is_built_once_however_many_wait_for_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +264,7 @@ def test_a_column_is_built_once_however_many_wait_for_it(folder: Path, monkeypat
             with pytest.raises(DeadlineExceeded, match="while columns were built"):
                 shard.filtered(FOOD, time.monotonic() + 0.01)
             query = some_vectors(np.random.default_rng(0), 1).astype(np.float32)
-            assert len(search(shard.view, SPACE, query, Wanted(10)).hits[0].scores) == 10, "others go on"
+            assert len(search(Parts(shard.view.parts), SPACE, query, Wanted(10)).hits[0].scores) == 10, "others go on"
             go.set()
             assert [len(found.result().numbers()) for found in building[:2]] == [
                 len(matching(model, where)) for where in (FOOD, Not(FOOD))
