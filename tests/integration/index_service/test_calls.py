@@ -126,7 +126,7 @@ def test_deleted_records_are_gone_from_everything(stub: IndexServiceStub, name: 
     counted = stats(stub, name)
     assert counted.record_count == 18
     assert sum(shard.tombstone_count for shard in counted.shards) == 2
-    assert sum(shard.vector_bytes for shard in counted.shards) == 20 * DIMENSION * 4
+    assert sum(shard.vector_bytes for shard in counted.shards) == 20 * DIMENSION * 2
 
 
 def test_stats_tell_where_the_records_lie(stub: IndexServiceStub, name: str) -> None:
