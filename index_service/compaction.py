@@ -1,6 +1,6 @@
-"""Compaction: what is sealed and merged when, and the thread that does it.
+"""Compaction: what is sealed and merged when, and the threads that do it.
 
-Owns the choices and the order of work. Knows shards by their ``compact`` alone.
+Owns the choices and the order of work. Knows shards by their ``seal`` and ``merge`` alone.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Protocol
 from index_service.index_config import INDEX_FROM_ROWS
 from index_service.recipes import CODE_RECIPES, EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView
-from index_service.workers import step_behind
+from index_service.workers import LOWEST_PRIORITY, step_behind
 
 SEAL_ROWS = 16_384
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
@@ -24,6 +24,7 @@ IDLE_SEAL_ROWS = 512
 CODES_FROM_ROWS = 4_096
 """Rows from which codes are worth their training: a scan of them takes a tenth of one of the vectors."""
 
+_SEAL_PRIORITY = 5
 _MERGE_COUNT = 4
 _DEAD_SHARE = 0.2
 _IDLE_SHARE = 0.05
@@ -96,9 +97,17 @@ class Compactable(Protocol):
         """A number that grows with every write."""
         ...
 
-    def compact(self, *, idle: bool) -> bool:
-        """Do one piece of work; False when there is none."""
+    def seal(self, *, idle: bool) -> bool:
+        """Put what is in memory into a segment; False when there is too little."""
         ...
+
+    def merge(self, *, idle: bool) -> bool:
+        """Merge or rebuild segments; False when there is nothing to."""
+        ...
+
+
+Work = Callable[[Compactable, bool], bool]
+"""One piece of work on a shard, which may be idle; False when there is none."""
 
 
 class Rounds:
@@ -107,9 +116,10 @@ class Rounds:
     A full disk is full for hours, and each try writes a segment before it finds out.
     """
 
-    def __init__(self, shards: Callable[[], Sequence[Compactable]], clock: Callable[[], float]) -> None:
+    def __init__(self, shards: Callable[[], Sequence[Compactable]], work: Work, clock: Callable[[], float]) -> None:
         """``shards`` gives those that exist now, ``clock`` seconds."""
         self._shards = shards
+        self._work = work
         self._clock = clock
         self._last_writes: dict[str, tuple[int, float]] = {}
         self._pauses: dict[str, _Pause] = {}
@@ -126,12 +136,12 @@ class Rounds:
                 break
             idle, pause = self._is_idle(shard), self._pauses.get(shard.name)
             if pause is None or self._clock() >= pause.until:
-                worked |= self._compact(shard, idle=idle)
+                worked |= self._work_on(shard, idle=idle)
         return worked
 
-    def _compact(self, shard: Compactable, *, idle: bool) -> bool:
+    def _work_on(self, shard: Compactable, *, idle: bool) -> bool:
         try:
-            worked = shard.compact(idle=idle)
+            worked = self._work(shard, idle)
         except Exception:
             last = self._pauses.get(shard.name)
             seconds = _FIRST_PAUSE_SECONDS if last is None else min(2 * last.seconds, _LONGEST_PAUSE_SECONDS)
@@ -158,22 +168,34 @@ class _Pause:
 
 
 class Compactor:
-    """One thread that compacts all shards, a piece at a time, behind searches and writes in priority."""
+    """Two threads over all shards, a piece of work at a time: one seals, and steps a little behind searches and writes,
+    for memory grows until it has; one merges, and steps far behind.
+    """
 
     def __init__(self, shards: Callable[[], Sequence[Compactable]]) -> None:
         """``shards`` gives those that exist now."""
-        self._rounds = Rounds(shards, time.monotonic)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="compaction", daemon=True)
-        self._thread.start()
+        works: dict[str, tuple[Work, int]] = {
+            "seal": (lambda shard, idle: shard.seal(idle=idle), _SEAL_PRIORITY),
+            "merge": (lambda shard, idle: shard.merge(idle=idle), LOWEST_PRIORITY),
+        }
+        self._threads = [
+            threading.Thread(
+                target=self._run, args=(Rounds(shards, work, time.monotonic), priority), name=name, daemon=True
+            )
+            for name, (work, priority) in works.items()
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Stop after the piece of work under way, which shards cut short when they are closed."""
+        """Stop after the pieces of work under way, which shards cut short when they are closed."""
         self._stopping.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        step_behind()
+    def _run(self, rounds: Rounds, priority: int) -> None:
+        step_behind(priority)
         while not self._stopping.wait(_LOOK_SECONDS):
-            while self._rounds.look(self._stopping) and not self._stopping.is_set():
+            while rounds.look(self._stopping) and not self._stopping.is_set():
                 pass

@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
@@ -101,11 +101,14 @@ class ShardColumns:
         """Give a new segment columns out of the record store."""
         self._of(segment).columns(list(fields), None)
 
-    def sweep(self, segments: Iterable[Segment]) -> None:
-        """Remove what is neither of these segments nor being written."""
-        names = {segment.name for segment in segments}
-        for path in self._files():
-            if path.name.partition("-")[0] not in names and not path.name.startswith("."):
+    def sweep(self, names: Callable[[], Collection[str]]) -> None:
+        """Remove what is neither of the segments with these names, asked for once it is known what there is, nor being
+        written.
+        """
+        files = self._files()
+        known = names()
+        for path in files:
+            if path.name.partition("-")[0] not in known and not path.name.startswith("."):
                 _remove(path)
 
     def clear_leftovers(self) -> None:

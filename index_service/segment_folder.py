@@ -55,7 +55,7 @@ class _Entry:
 
 
 class SegmentFolder:
-    """The segments of one shard. One thread at a time changes them."""
+    """The segments of one shard. Any thread may write some; which count is changed by one at a time."""
 
     def __init__(self, folder: Path, space: VectorSpace) -> None:
         self._folder = folder
@@ -67,6 +67,8 @@ class SegmentFolder:
         self._publishing = Lock()
         self._published: list[str] = []
         self._published_sequence = 0
+        self._counting: list[str] = []
+        """The same, but for a manifest that could not be made sure of."""
 
     def load(self, applied_sequence: int) -> list[Segment]:
         """Open the segments that the manifest names and that are as it says; put others aside and clear leftovers.
@@ -80,6 +82,7 @@ class SegmentFolder:
             opened = list(threads.map(self._open, entries))
         self._entries = {entry.name: entry for entry, segment in zip(entries, opened, strict=True) if segment}
         self._published, self._published_sequence = list(self._entries), applied_sequence
+        self._counting = list(self._published)
         for leftover in self._segments.iterdir():
             if leftover.name not in self._entries:
                 shutil.rmtree(leftover)
@@ -110,26 +113,28 @@ class SegmentFolder:
         self._entries[name] = _Entry(name, files)
         return segment
 
-    def publish(self, segments: Sequence[Segment], applied_sequence: int) -> None:
-        """Let these segments count and no others, and remove those.
+    def publish(self, added: Sequence[Segment], removed: Sequence[Segment], applied_sequence: int) -> None:
+        """Let some segments count from now on and others no longer, and remove those. Any thread may call it.
 
         Raises OSError: which of the two manifests is on disk is not known then, and all files are there for either.
         """
-        names = [segment.name for segment in segments]
-        aside = self._manifest.with_suffix(".writing")
-        reach("*.before_manifest")
-        with aside.open("wb") as file:
-            file.write(self._describe(names, applied_sequence))
-            file.flush()
-            os.fsync(file.fileno())
+        gone = {segment.name for segment in removed}
         with self._publishing:
+            names = [name for name in self._counting if name not in gone] + [segment.name for segment in added]
+            aside = self._manifest.with_suffix(".writing")
+            reach("*.before_manifest")
+            with aside.open("wb") as file:
+                file.write(self._describe(names, applied_sequence))
+                file.flush()
+                os.fsync(file.fileno())
             reach("*.before_manifest_rename")
             aside.replace(self._manifest)
             self._published, self._published_sequence = names, applied_sequence
             reach("*.after_manifest_rename")
             sync_folder(self._folder)
             reach("*.before_removal")
-            for name in set(self._entries) - set(names):
+            self._counting = names
+            for name in (gone | self._withdrawn) & set(self._entries) - set(names):
                 self.discard(name)
 
     def hold(self, held: ExitStack) -> dict[str, BinaryIO]:
@@ -161,6 +166,10 @@ class SegmentFolder:
         del self._entries[name]
         self._withdrawn.discard(name)
         shutil.rmtree(self._segments / name, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        """Of all segments that are there, counting or not."""
+        return list(self._entries)
 
     @property
     def disk_bytes(self) -> int:

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -47,6 +47,10 @@ STORE_FILE = "records.sqlite"
 _REBUILD_ROWS = 4096
 _SEAL_TEXT_BYTES = 64 * 1024 * 1024
 """Bytes of captions and metadata in memory from which they are put into a segment, however few the rows."""
+
+_MOST_SEALS_IN_MEMORY = 8
+_LONGEST_STALL_SECONDS = 1.0
+"""How long a write waits, at most, while memory holds what so many seals take: they lag behind then."""
 
 _VIEW_ATTEMPTS = 3
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
@@ -109,7 +113,9 @@ class Shard:
         self._store = RecordStore(folder / STORE_FILE, space.dimension)
         self._waiting: deque[_Waiting] = deque()
         self._writer_lock = Lock()
-        self._compacting = Lock()
+        self._sealing = Lock()
+        self._merging = Lock()
+        self._room = Event()
         self._closing = Event()
         self._failure = ""
         self._in_step = True  # memory shows what is on disk; False while that is not known
@@ -120,7 +126,7 @@ class Shard:
             self._memtable = Memtable(space.dimension)
             self._segments = tuple(SegmentView.of(segment, None) for segment in self._folder.load(self._sequence))
             self._columns.clear_leftovers()
-            self._columns.sweep(view.segment for view in self._segments)
+            self._columns.sweep(self._folder.names)
             self._rebuild()
         except BaseException:
             self._store.close()
@@ -134,7 +140,7 @@ class Shard:
     def close(self) -> None:
         """Let the write and the reads that are under way end, then close the files. Later calls raise NotFound."""
         self._closing.set()
-        with self._compacting, self._writer_lock:
+        with self._sealing, self._merging, self._writer_lock:
             self._store.close()
 
     @property
@@ -159,6 +165,7 @@ class Shard:
         Callers that wait together share one commit. Returns for each write, for each of its items, whether the record
         existed before. Raises ResourceExhausted (disk full), Unavailable, FailedPrecondition or NotFound.
         """
+        self._room.wait(_LONGEST_STALL_SECONDS)
         mine = _Waiting(writes, Future())
         self._waiting.append(mine)
         with self._writer_lock:
@@ -242,32 +249,40 @@ class Shard:
             yield ShardCopy(files, sequence, count)
 
     def compact(self, *, idle: bool) -> bool:
-        """Do one piece of work that makes searches cheaper: seal the memtable, or merge segments. False: nothing to do.
+        """Do one piece of work that makes searches cheaper: ``seal``, or else ``merge``. False: nothing to do."""
+        return self.seal(idle=idle) or self.merge(idle=idle)
 
-        Searches and writes go on meanwhile. Raises OSError or RuntimeError when the disk fails, and nothing has changed
-        then.
+    def seal(self, *, idle: bool) -> bool:
+        """Put what is in memory into a segment when it is enough; False when it is not.
+
+        Searches, writes and a merge go on meanwhile. Raises OSError or RuntimeError when the disk fails, and nothing
+        has changed then.
         """
-        with self._compacting:
-            try:
-                return not self._closing.is_set() and self._compact(idle=idle)
-            except Interrupted:
+        with self._sealing, suppress(Interrupted):
+            if self._closing.is_set():
                 return False
+            least = self.policy.seal_rows
+            with self._writer_lock:  # in the middle of a write a block may be full before all its rows are shown
+                memtable = self._memtable
+                if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
+                    memtable.close_last_block()
+                    least = min(least, IDLE_SEAL_ROWS)
+                blocks = memtable.full_blocks()
+            text_bytes = sum(block.text_bytes for block in blocks)
+            if sum(block.rows for block in blocks) >= least or text_bytes >= _SEAL_TEXT_BYTES:
+                self._seal(memtable, blocks)
+                return True
+        return False
 
-    def _compact(self, *, idle: bool) -> bool:
-        least = self.policy.seal_rows
-        with self._writer_lock:  # in the middle of a write a block may be full before all its rows are shown
-            memtable = self._memtable
-            if idle and memtable.view.rows >= IDLE_SEAL_ROWS:
-                memtable.close_last_block()
-                least = min(least, IDLE_SEAL_ROWS)
-            blocks = memtable.full_blocks()
-        text_bytes = sum(block.text_bytes for block in blocks)
-        if sum(block.rows for block in blocks) >= least or text_bytes >= _SEAL_TEXT_BYTES:
-            self._seal(memtable, blocks)
-            return True
-        if merging := segments_to_merge(self._segments, self.policy, idle=idle):
-            self._merge(merging)
-            return True
+    def merge(self, *, idle: bool) -> bool:
+        """Put one segment in the place of others where that makes searches cheaper; False where it does not.
+
+        As ``seal`` otherwise.
+        """
+        with self._merging, suppress(Interrupted):
+            if not self._closing.is_set() and (merging := segments_to_merge(self._segments, self.policy, idle=idle)):
+                self._merge(merging)
+                return True
         return False
 
     def _commit_waiting(self) -> None:
@@ -320,6 +335,10 @@ class Shard:
     def _publish(self) -> None:
         """One assignment makes all that a commit did visible at once."""
         self.view = ShardView(self._memtable.view, self._segments)
+        if self._memtable.view.rows < _MOST_SEALS_IN_MEMORY * self.policy.seal_rows:
+            self._room.set()
+        else:
+            self._room.clear()
 
     def _seal(self, memtable: Memtable, blocks: Sequence[BlockView]) -> None:
         """Put the oldest blocks of the memtable into a segment."""
@@ -367,11 +386,10 @@ class Shard:
     ) -> list[SegmentView]:
         """The segment of these rows, on disk and in the manifest in others' place; none when there are no rows."""
         written = [self._folder.write(rows, self.policy.for_rows(len(rows.ids)), self._closing)] if rows.ids else []
-        kept = [view.segment for view in self._segments if view.segment not in replaced]
         try:
             for segment in written:
                 inherit(segment)
-            self._count([*kept, *written])
+            self._count(written, replaced)
         except (OSError, Interrupted):
             for segment in written:
                 self._folder.withdraw(segment)
@@ -380,13 +398,12 @@ class Shard:
 
     def _drop(self, views: Sequence[SegmentView]) -> None:
         """Forget a segment that was written in vain."""
-        if views:
-            self._count([view.segment for view in self._segments])
+        self._count((), [view.segment for view in views])
 
-    def _count(self, segments: Sequence[Segment]) -> None:
-        """Let these segments count and no others."""
-        self._folder.publish(segments, self._sequence)
-        self._columns.sweep(segments)
+    def _count(self, added: Sequence[Segment], removed: Sequence[Segment]) -> None:
+        """Let some segments count and others no longer."""
+        self._folder.publish(added, removed, self._sequence)
+        self._columns.sweep(self._folder.names)
 
     def _note_failure(self, error: StoreError) -> None:
         """After a failed write: find out what is on disk, now or before the next write."""

@@ -17,7 +17,9 @@ from index_service.segment import prepare_worker
 from service_runtime.cores import usable_cores
 
 _WRITE_THREADS = 16
-_LOWEST_PRIORITY = 19
+LOWEST_PRIORITY = 19
+"""Of the values that ``nice`` takes, the one that makes way for all others."""
+
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,11 +27,11 @@ Result = TypeVar("Result")
 _of_thread = threading.local()
 
 
-def step_behind() -> None:
-    """Call first in a thread of the background: it searches as a worker does, and makes way for all others."""
+def step_behind(priority: int = LOWEST_PRIORITY) -> None:
+    """Call first in a thread of the background: it searches as a worker does, and makes way for others."""
     prepare_worker()
     if sys.platform == "linux":  # where threads have priorities of their own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority)
 
 
 class Workers:

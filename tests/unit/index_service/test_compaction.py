@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from index_service.compaction import Rounds
+from index_service.compaction import Compactable, Rounds
 
 
 class Failing:
@@ -19,12 +19,19 @@ class Failing:
         self.tries = 0
         self.idle: list[bool] = []
 
-    def compact(self, *, idle: bool) -> bool:
+    def merge(self, *, idle: bool) -> bool:
+        raise AssertionError("only seals are asked for here")
+
+    def seal(self, *, idle: bool) -> bool:
         self.tries += 1
         self.idle.append(idle)
         if self.failing:
             raise OSError(28, "No space left on device")
         return False
+
+
+def seal(shard: Compactable, idle: bool) -> bool:
+    return shard.seal(idle=idle)
 
 
 class Clock:
@@ -36,7 +43,7 @@ class Clock:
 
 def test_a_shard_that_fails_is_left_alone_for_longer_and_longer(caplog: pytest.LogCaptureFixture) -> None:
     clock, shard, stopping = Clock(), Failing(), threading.Event()
-    rounds = Rounds(lambda: [shard], clock)
+    rounds = Rounds(lambda: [shard], seal, clock)
     begun: list[float] = []
     with caplog.at_level(logging.ERROR):
         while clock.now < 300:
@@ -63,7 +70,7 @@ def test_a_shard_that_fails_is_left_alone_for_longer_and_longer(caplog: pytest.L
 def test_others_are_worked_on_while_one_fails() -> None:
     one, other, stopping = Failing(), Failing(), threading.Event()
     other.name, other.failing = "shard 1 of collection 'pets'", False
-    rounds = Rounds(lambda: [one, other], Clock())
+    rounds = Rounds(lambda: [one, other], seal, Clock())
     for _ in range(5):
         rounds.look(stopping)
     assert (one.tries, other.tries) == (1, 5)
@@ -72,7 +79,7 @@ def test_others_are_worked_on_while_one_fails() -> None:
 def test_a_shard_is_idle_when_nothing_was_written_for_a_while() -> None:
     clock, shard, stopping = Clock(), Failing(), threading.Event()
     shard.failing = False
-    rounds = Rounds(lambda: [shard], clock)
+    rounds = Rounds(lambda: [shard], seal, clock)
     for now in (0.0, 1.9, 2.0):
         clock.now = now
         rounds.look(stopping)

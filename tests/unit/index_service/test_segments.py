@@ -1,7 +1,9 @@
 """Segments: sealing, merging, reopening and damage change no answer; codes keep nearly all of it."""
 
+import errno
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -132,6 +134,65 @@ def test_writes_during_a_seal_and_a_merge_are_not_lost(folder: Path, monkeypatch
             assert one.compact(idle=True)
         assert one.stats().segment_count == 1
         check(one, own, model, random)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["merged", "merge fails"])
+def test_memory_is_sealed_while_segments_are_merged(folder: Path, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """A merge takes long, and the shard is written to meanwhile: all count in the end, after a restart too."""
+    random, own, model = np.random.default_rng(19), space(), dict[str, np.ndarray]()
+    with closing(opened(folder, own)) as one:
+
+        def fill(name: str) -> None:
+            ids = [f"{name}-{number}" for number in range(1_600)]
+            vectors = random_vectors(random, own, len(ids))
+            one.write([Upsert([Record(record_id) for record_id in ids], vectors)])
+            model.update(zip(ids, vectors, strict=True))
+            assert one.seal(idle=True)
+
+        fill("first")
+        fill("second")
+        publish = SegmentFolder.publish
+
+        def seal_before(
+            self: SegmentFolder, added: Sequence[Segment], removed: Sequence[Segment], applied_sequence: int
+        ) -> None:
+            if removed:
+                fill("third")
+                if fails:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+            publish(self, added, removed, applied_sequence)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SegmentFolder, "publish", seal_before)
+            if fails:
+                with pytest.raises(OSError, match="No space"):
+                    one.merge(idle=True)
+            else:
+                assert one.merge(idle=True)
+        segments = 3 if fails else 2
+        assert (one.stats().segment_count, one.stats().memtable_rows) == (segments, 0)
+        check(one, own, model, random)
+    with closing(opened(folder, own)) as one:
+        assert (one.stats().segment_count, one.stats().memtable_rows) == (segments, 0)
+        assert len(list((folder / "segments").iterdir())) == segments
+        check(one, own, model, random)
+
+
+def test_writes_wait_while_memory_holds_more_than_is_sealed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("index_service.shard._LONGEST_STALL_SECONDS", 60.0)
+    random, own = np.random.default_rng(20), space()
+    with closing(opened(folder, own)) as one, ThreadPoolExecutor(1) as writer:
+
+        def write(first: int, count: int) -> None:
+            vectors = random_vectors(random, own, count)
+            one.write([Upsert([Record(str(number)) for number in range(first, first + count)], vectors)])
+
+        write(0, 8 * SEAL_ROWS)
+        waiting = writer.submit(write, 8 * SEAL_ROWS, 10)
+        assert not wait([waiting], timeout=0.2).done
+        assert one.seal(idle=True)
+        waiting.result(timeout=20)
+        assert len(one) == 8 * SEAL_ROWS + 10
 
 
 def test_a_seal_in_the_middle_of_a_write_takes_no_row_that_is_not_shown_yet(
