@@ -68,6 +68,9 @@ class EmbedderService:
         seconds = round(time.monotonic() - began, 3)
         _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
 
+    async def drain(self) -> None:
+        """Nothing goes on for long."""
+
     async def stop(self) -> None:
         """End the embedder's threads."""
         if self._embedder is not None:

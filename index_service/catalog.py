@@ -7,6 +7,8 @@ Owns the data folder: its lock, its layout and each collection's description.
       collections/NAME/collection.json    what is fixed at creation
       collections/NAME/index.json         how it is indexed; may change later
       collections/NAME/queries.npz        some recent queries; can be done without
+      collections/NAME/tuning.npz         the tuning that a restart begins again
+      collections/NAME/tuning/            indexes while they are measured; removed when the service starts
       collections/NAME/shard-000/         a shard's own files
       collections/.creating-*             half made; removed when the folder is opened
       collections/.deleting-*             half removed; removed when the folder is opened

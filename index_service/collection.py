@@ -88,7 +88,7 @@ class Collection:
         queries: QueryReservoir,
         probe: RecallProbe | None,
     ) -> None:
-        """``folder`` is where ``config`` is kept."""
+        """``folder`` holds all of it, ``config`` too."""
         self.spec = spec
         self.shards = shards
         self.config = config
@@ -96,8 +96,10 @@ class Collection:
         """Some of the recent queries."""
         self.recall = RecallEstimates(spec.name, metrics)
         """How much of the exact answers the approximate ones hold."""
+        self.closed = False
+        """Whether it was deleted, or the service stops."""
+        self.folder = folder
         self._probe = probe
-        self._folder = folder
         self._configuring = Lock()
         self._workers = workers
         self._metrics = metrics
@@ -107,6 +109,7 @@ class Collection:
 
     def close(self) -> None:
         """Close all shards; calls from now on raise NotFound."""
+        self.closed = True
         self.recall.close()
         self.queries.close()
         for shard in self.shards:
@@ -120,7 +123,7 @@ class Collection:
         with self._configuring:
             changed = change(self.config)
             try:
-                write_config(self._folder, changed)
+                write_config(self.folder, changed)
             except OSError as error:
                 message = f"the index of collection {self.spec.name!r} can't be changed: {error}"
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)

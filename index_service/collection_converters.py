@@ -28,7 +28,7 @@ _METRICS = {
     collection_pb2.METRIC_L2: Metric.L2,
 }
 METRIC_NUMBERS = {metric: number for number, metric in _METRICS.items() if number}
-_RECIPES = {
+RECIPES = {
     collection_pb2.RECIPE_EXACT: Recipe.EXACT,
     collection_pb2.RECIPE_FASTSCAN: Recipe.FASTSCAN,
     collection_pb2.RECIPE_IVF_FASTSCAN: Recipe.IVF_FASTSCAN,
@@ -36,12 +36,12 @@ _RECIPES = {
     collection_pb2.RECIPE_IVF_FLAT: Recipe.IVF_FLAT,
     collection_pb2.RECIPE_LSH: Recipe.LSH,
 }
-_MODALITY_NUMBERS = {
+MODALITY_NUMBERS = {
     Modality.TEXT: search_pb2.MODALITY_TEXT,
     Modality.IMAGE: search_pb2.MODALITY_IMAGE,
     Modality.RECORD: search_pb2.MODALITY_RECORD,
 }
-_RECIPE_NUMBERS = {recipe: number for number, recipe in _RECIPES.items()}
+RECIPE_NUMBERS = {recipe: number for number, recipe in RECIPES.items()}
 
 
 def check_collection_name(field: str, name: str) -> None:
@@ -82,7 +82,7 @@ def parse_index(index: collection_pb2.IndexConfig, space: VectorSpace) -> tuple[
     if index.recipe == collection_pb2.RECIPE_AUTO:
         _refuse_centring(index, "AUTO")
         return None, effort
-    recipe = _RECIPES.get(index.recipe)
+    recipe = RECIPES.get(index.recipe)
     if recipe is None:
         raise InvalidArgument(f"expected a recipe from AUTO (1) to LSH (7), not {index.recipe}", field="index.recipe")
     if recipe not in CENTRED_RECIPES:
@@ -135,14 +135,15 @@ def collection_message(collection: Collection) -> collection_pb2.Collection:
 def _index_message(config: IndexConfig) -> collection_pb2.IndexConfig:
     build, effort = config.build, config.effort
     return collection_pb2.IndexConfig(
-        recipe=collection_pb2.RECIPE_AUTO if build is None else _RECIPE_NUMBERS[build.recipe],
+        recipe=collection_pb2.RECIPE_AUTO if build is None else RECIPE_NUMBERS[build.recipe],
         centred=build is not None and build.centred,
-        effort=None
-        if effort is None
-        else collection_pb2.Effort(
-            k_factor=effort.k_factor, probed_share=effort.probed_share, ef_search=effort.ef_search
-        ),
+        effort=None if effort is None else effort_message(effort),
     )
+
+
+def effort_message(effort: Effort) -> collection_pb2.Effort:
+    """An effort, as answers state it."""
+    return collection_pb2.Effort(k_factor=effort.k_factor, probed_share=effort.probed_share, ef_search=effort.ef_search)
 
 
 def stats_message(collection: Collection) -> collection_pb2.GetStatsResponse:
@@ -171,7 +172,7 @@ def _recall_message(estimate: RecallEstimate) -> collection_pb2.RecallEstimate:
     since = Timestamp()
     since.FromNanoseconds(estimate.since_ns)
     return collection_pb2.RecallEstimate(
-        modality=_MODALITY_NUMBERS[estimate.modality],
+        modality=MODALITY_NUMBERS[estimate.modality],
         recipe=estimate.recipe.value,
         mean=estimate.mean,
         lower=estimate.lower,

@@ -37,14 +37,14 @@ def check_range(field: str, value: int, least: int, most: int) -> None:
         raise InvalidArgument(f"expected {least:,} to {most:,}, not {value:,}", field=field)
 
 
-def parse_vectors(batch: VectorBatch, space: VectorSpace, least: int, most: int) -> np.ndarray:
-    """Vectors (n, dimension) float32 or float16 of a space, ``least <= n <= most``."""
-    check_range("vectors.count", batch.count, least, most)
-    space.check(batch.dimension, batch.fingerprint)
+def parse_vectors(batch: VectorBatch, space: VectorSpace, least: int, most: int, field: str = "vectors") -> np.ndarray:
+    """Vectors (n, dimension) float32 or float16 of a space, ``least <= n <= most``; ``field`` is their path."""
+    check_range(f"{field}.count", batch.count, least, most)
+    space.check(batch.dimension, batch.fingerprint, field)
     try:
         return decode_vectors(batch)
     except VectorBatchError as error:
-        raise InvalidArgument(str(error).removeprefix(f"{error.field}: "), field=f"vectors.{error.field}") from error
+        raise InvalidArgument(str(error).removeprefix(f"{error.field}: "), field=f"{field}.{error.field}") from error
 
 
 def parse_upsert(request: record_pb2.UpsertRequest, space: VectorSpace) -> UpsertBatch:

@@ -17,7 +17,9 @@ from index_service.recall_probe import CpuBudget, RecallProbe
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
 from index_service.snapshots import Snapshots
+from index_service.tunings import Tunings
 from index_service.workers import Workers
+from service_runtime.cores import usable_cores
 
 
 class IndexHost:
@@ -37,6 +39,7 @@ class IndexHost:
         )
         self._compactor: Compactor | None = None
         self._reservoir_saver: ReservoirSaver | None = None
+        self._tunings: Tunings | None = None
 
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
@@ -48,7 +51,13 @@ class IndexHost:
         self._compactor = Compactor(self._catalog.shards)
         self._reservoir_saver = ReservoirSaver(self._catalog.reservoirs)
         snapshots = Snapshots(self._catalog, self._settings.data_folder, self._settings.snapshot_urls)
-        self._servicer.serve(self._catalog, snapshots)
+        self._tunings = Tunings(self._catalog, self._settings.search_threads or usable_cores())
+        self._servicer.serve(self._catalog, snapshots, self._tunings)
+
+    async def drain(self) -> None:
+        """End tunings, so that their callers don't wait; they are begun again at the next start."""
+        if self._tunings is not None:
+            await asyncio.to_thread(self._tunings.close)
 
     async def stop(self) -> None:
         """Let the work under way end, then close everything."""

@@ -23,6 +23,8 @@ INDEX_FROM_ROWS = 50_000
 """Rows from which a segment gets an index that proposes: below, a scan of its vectors is as quick."""
 
 _FORMAT = 1
+_INTERVAL_ERRORS = 1.96
+"""Standard errors from a mean to the end of its interval."""
 
 _logger = logging.getLogger("eyebright.index_config")
 
@@ -36,22 +38,83 @@ class Modality(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Recall:
+    """ANN recall@k of one modality, on queries that nothing was chosen by."""
+
+    mean: float
+    lower: float
+    """With ``upper``, the interval that holds the true mean with 95 % confidence, 0 to 1."""
+    upper: float
+    query_count: int
+    """Queries that it rests on; 0 for an exact search, which needs none."""
+
+    def reaches(self, target: float) -> bool:
+        """Whether it can be promised: the mean passes the target by a standard error, or by half of what the target
+        leaves to 1 where that is less, so that few queries don't put it out of reach.
+        """
+        margin = min((self.mean - self.lower) / _INTERVAL_ERRORS, (1.0 - target) / 2)
+        return self.mean >= target + margin
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One point of a recall/latency front."""
 
     build: Build
     effort: Effort
-    recall: Mapping[str, float]
-    """ANN recall@k by name of the modality, on queries that were not tuned on."""
-    latency_seconds: float
-    """Median of one query on one thread per shard, over all shards."""
-    index_bytes: int
-    """Bytes of the index beside the vectors, estimated for the whole collection."""
+    recall: Mapping[str, Recall]
+    """By name of the modality; empty when there were too few queries."""
+    latency_seconds: float | None
+    """Of one query over all shards; None when it was not measured."""
+    index_bytes: int | None
+    """Bytes of the index beside the vectors, estimated for the whole collection; None when not known."""
 
     def meets(self, target: float, modality: Modality) -> bool:
         """Whether queries of this modality, or all that were measured where it was not, reach the target."""
         known = self.recall.get(modality.value)
-        return min(self.recall.values(), default=0.0) >= target if known is None else known >= target
+        return self.reaches(target) if known is None else known.reaches(target)
+
+    def reaches(self, target: float) -> bool:
+        """Whether queries of every modality that was measured reach the target."""
+        return bool(self.recall) and all(recall.reaches(target) for recall in self.recall.values())
+
+    @property
+    def least_recall(self) -> float:
+        """The lowest mean of all modalities; 0 when none was measured."""
+        return min((recall.mean for recall in self.recall.values()), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a tuning is asked for."""
+
+    target_recall: float = 0.99
+    k: int = 10
+    memory_limit_bytes: int | None = None
+    """Most bytes of the index beside the vectors; None for any number."""
+
+
+class Basis(Enum):
+    """What a choice rests on."""
+
+    MEASURED = "measured"
+    FEW_QUERIES = "few queries"
+    EXACT = "exact"
+    """Every vector is compared anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a tuning found."""
+
+    goal: Goal
+    basis: Basis
+    chosen: Measured
+    front: tuple[Measured, ...]
+    """All that was found worth its time, fastest first."""
+    target_met: bool
+    time_ns: int
+    """When it was found, nanoseconds since 1970-01-01 UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,47 +125,58 @@ class IndexConfig:
     """The owner's choice; None leaves it to the tuner, and until that has spoken to fastscan."""
     effort: Effort | None = None
     """The owner's choice; None leaves it to the tuner, then to the defaults."""
-    tuned: Measured | None = None
-    """What the tuner took last."""
-    front: tuple[Measured, ...] = ()
-    """What the tuner measured last, fastest first."""
+    tuning: Tuning | None = None
+    """What the tuner found last."""
 
     @property
     def build_in_force(self) -> Build:
         """How segments large enough for an index are built."""
         if self.build is not None:
             return self.build
-        return FASTSCAN if self.tuned is None else self.tuned.build
+        return FASTSCAN if self.tuning is None else self.tuning.chosen.build
 
     @property
     def effort_in_force(self) -> Effort:
         """How segments are searched unless a request says otherwise."""
         if self.effort is not None:
             return self.effort
-        if self.tuned is not None and self.tuned.build == self.build_in_force:
-            return self.tuned.effort
+        if self.tuning is not None and self.tuning.chosen.build == self.build_in_force:
+            return self.tuning.chosen.effort
         return Effort()
 
     def effort_for(self, target: float, modality: Modality) -> Effort | None:
         """The least effort known to reach a recall with the index in force; None when only an exact answer is sure to.
 
-        A collection that was never tuned has its default effort trusted up to 0.99: see docs/accuracy.md.
+        A collection that was never tuned has its default effort trusted up to 0.99: see docs/accuracy.md. What was
+        measured with one k is believed of every other.
         """
         if target >= 1.0:
             return None
-        known = [point for point in self.front if point.build == self.build_in_force]
+        known = self._measured_in_force()
         if not known:
             return Effort() if target <= _TRUSTED_RECALL else None
         return next((point.effort for point in known if point.meets(target, modality)), None)
 
     def recall_of(self, effort: Effort, modality: Modality) -> float | None:
         """What the tuner measured of the index in force at this effort; None when it did not."""
-        same = (p for p in self.front if p.build == self.build_in_force and p.effort == effort)
-        return next((point.recall.get(modality.value) for point in same), None)
+        same = (point.recall.get(modality.value) for point in self._measured_in_force() if point.effort == effort)
+        found = next(same, None)
+        return None if found is None else found.mean
 
     def chosen(self, build: Build | None, effort: Effort | None) -> "IndexConfig":
         """These choices of the owner, beside what the tuner found."""
         return replace(self, build=build, effort=effort)
+
+    def tuned(self, tuning: Tuning, since: "IndexConfig") -> "IndexConfig":
+        """With what was found by a tuning, which began when the choices were those of ``since``. It takes the place of
+        an effort that the owner had chosen before.
+        """
+        return replace(self, tuning=tuning, effort=None if self.effort == since.effort else self.effort)
+
+    def _measured_in_force(self) -> list[Measured]:
+        """What was measured of the index in force, fastest first."""
+        front = () if self.tuning is None else self.tuning.front
+        return [point for point in front if point.build == self.build_in_force]
 
 
 UNCONFIGURED = IndexConfig()
@@ -119,8 +193,7 @@ def read_config(folder: Path) -> IndexConfig:
         return IndexConfig(
             _optional(_read_build, described["build"]),
             _optional(_read_effort, described["effort"]),
-            _optional(_read_measured, described["tuned"]),
-            tuple(_read_measured(point) for point in described["front"]),
+            _optional(_read_tuning, described["tuning"]),
         )
     except FileNotFoundError:
         return IndexConfig()
@@ -135,8 +208,7 @@ def write_config(folder: Path, config: IndexConfig) -> None:
         "format": _FORMAT,
         "build": _optional(_describe_build, config.build),
         "effort": _optional(asdict, config.effort),
-        "tuned": _optional(_describe_measured, config.tuned),
-        "front": [_describe_measured(point) for point in config.front],
+        "tuning": _optional(_describe_tuning, config.tuning),
     }
     aside = folder / f"{CONFIG_FILE}.writing"
     reach("config.before_writing")
@@ -166,11 +238,39 @@ def _read_effort(described: dict[str, Any]) -> Effort:
     return Effort(float(described["k_factor"]), float(described["probed_share"]), int(described["ef_search"]))
 
 
+def _describe_tuning(tuning: Tuning) -> dict[str, Any]:
+    return {
+        "goal": asdict(tuning.goal),
+        "basis": tuning.basis.value,
+        "chosen": _describe_measured(tuning.chosen),
+        "front": [_describe_measured(point) for point in tuning.front],
+        "target_met": tuning.target_met,
+        "time_ns": tuning.time_ns,
+    }
+
+
+def _read_tuning(described: dict[str, Any]) -> Tuning:
+    return Tuning(
+        read_goal(described["goal"]),
+        Basis(described["basis"]),
+        _read_measured(described["chosen"]),
+        tuple(_read_measured(point) for point in described["front"]),
+        bool(described["target_met"]),
+        int(described["time_ns"]),
+    )
+
+
+def read_goal(described: dict[str, Any]) -> Goal:
+    """The goal that ``asdict`` described. Raises KeyError, TypeError or ValueError."""
+    limit = _optional(int, described["memory_limit_bytes"])
+    return Goal(float(described["target_recall"]), int(described["k"]), limit)
+
+
 def _describe_measured(point: Measured) -> dict[str, Any]:
     return {
         "build": _describe_build(point.build),
         "effort": asdict(point.effort),
-        "recall": dict(point.recall),
+        "recall": {name: asdict(recall) for name, recall in point.recall.items()},
         "latency_seconds": point.latency_seconds,
         "index_bytes": point.index_bytes,
     }
@@ -180,7 +280,12 @@ def _read_measured(described: dict[str, Any]) -> Measured:
     return Measured(
         _read_build(described["build"]),
         _read_effort(described["effort"]),
-        {Modality(name).value: float(recall) for name, recall in described["recall"].items()},
-        float(described["latency_seconds"]),
-        int(described["index_bytes"]),
+        {Modality(name).value: _read_recall(recall) for name, recall in described["recall"].items()},
+        _optional(float, described["latency_seconds"]),
+        _optional(int, described["index_bytes"]),
     )
+
+
+def _read_recall(described: dict[str, Any]) -> Recall:
+    mean, lower, upper = (float(described[name]) for name in ("mean", "lower", "upper"))
+    return Recall(mean, lower, upper, int(described["query_count"]))

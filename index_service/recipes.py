@@ -184,6 +184,11 @@ def code_count(dimension: int) -> int:
     return next(count for count in range(max(1, dimension // _NUMBERS_PER_CODE), 0, -1) if dimension % count == 0)
 
 
+def code_bytes(dimension: int) -> int:
+    """Bytes of the 4-bit codes of a vector, about."""
+    return -(-code_count(dimension) // 2)
+
+
 def cell_count(rows: int) -> int:
     """Cells of so many rows: about twice their square root, a power of two."""
     return 1 << max(0, round(float(np.log2(_CELLS_PER_ROOT * max(rows, 1) ** 0.5))))

@@ -186,7 +186,7 @@ class _Search:
         if not options.exact:
             target = options.target_recall
             effort = config.effort_in_force if target is None else config.effort_for(target, options.modality)
-        proposals = None if effort is None else Proposals(self._limit * effort.k_factor / max(parts.rows, 1), effort)
+        proposals = None if effort is None else Proposals.of(effort, self._limit, parts.rows)
         self._wanted = Wanted(self._limit, options.min_score, proposals, options.deadline)
         self.estimated_recall = None if effort is None else config.recall_of(effort, options.modality)
         self.recipe = Recipe.EXACT

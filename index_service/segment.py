@@ -10,10 +10,11 @@ Owns the files of a segment and the use of FAISS. Knows nothing of who wrote the
     ids.utf8        the ids, end to end
 """
 
+import copy
 import json
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -63,7 +64,7 @@ class Many:
 
 
 class Interrupted(Exception):
-    """The segment was not written, because its shard closes."""
+    """What was being written was told to stop."""
 
 
 class Vectors(Protocol):
@@ -159,20 +160,8 @@ def _best(
 
 def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, stop: Event) -> None:
     """Write the files of a segment into an empty folder. Nothing is made durable. Raises Interrupted once stopped."""
-    metric = _METRICS[space.metric]
-    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, metric)
-    count = len(rows.ids)
-    proposing, mean = None, None
-    if build.recipe is not Recipe.EXACT:
-        chosen = np.random.default_rng(0).choice(count, recipes.training_rows(build, count), replace=False)
-        proposing, mean = recipes.train(build, rows.vectors[np.sort(chosen)], count, metric)
-    for begin in range(0, count, _ENCODE_ROWS):
-        if stop.is_set():
-            raise Interrupted
-        piece = rows.vectors[begin : begin + _ENCODE_ROWS]
-        exact.add(piece.astype(np.float32))
-        if proposing is not None:
-            proposing.add(recipes.centred(piece, mean))
+    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
+    proposing = _filled(rows.vectors, space, build, exact, stop.is_set)
     faiss.write_index(exact, str(folder / VECTORS_FILE))
     reach("*.file_written")
     if proposing is not None:
@@ -186,6 +175,24 @@ def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, st
     reach("*.file_written")
     described = {"recipe": build.recipe.value, "centred": build.centred}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(described), "utf-8")
+
+
+def _filled(vectors: Vectors, space: VectorSpace, build: Build, exact: Any, stop: Callable[[], bool]) -> Any:  # noqa: ANN401
+    """The index that proposes among these vectors; None for an exact build. ``exact``, unless None, takes them too."""
+    count = vectors.shape[0]
+    proposing, mean = None, None
+    if build.recipe is not Recipe.EXACT:
+        chosen = np.random.default_rng(0).choice(count, recipes.training_rows(build, count), replace=False)
+        proposing, mean = recipes.train(build, vectors[np.sort(chosen)], count, _METRICS[space.metric])
+    for begin in range(0, count, _ENCODE_ROWS):
+        if stop():
+            raise Interrupted
+        piece = vectors[begin : begin + _ENCODE_ROWS]
+        if exact is not None:
+            exact.add(piece.astype(np.float32))
+        if proposing is not None:
+            proposing.add(recipes.centred(piece, mean))
+    return proposing
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +233,19 @@ class Segment:
         expected = (self.rows, self.rows, self.rows, len(self._ids))
         if lengths != expected:
             raise RuntimeError(f"expected vectors, numbers, ids and their bytes {expected}, not {lengths}")
+
+    def indexed(self, build: Build, path: Path, stop: Callable[[], bool]) -> "Segment":
+        """The same rows with an index of another build, which is written to a file for it to be mapped.
+
+        Raises Interrupted once stopped, OSError or RuntimeError.
+        """
+        other = copy.copy(self)
+        other.build = build
+        other._parameters = _Parameters(None, None, None)
+        if build.recipe is not Recipe.EXACT:
+            recipes.write(_filled(self.vectors, self._space, build, None, stop), build.recipe, path)
+            other._refined, other._cells = recipes.read(path, build.recipe, self._exact)
+        return other
 
     def vectors_of(self, rows: np.ndarray) -> np.ndarray:
         """(n, dimension) float32."""

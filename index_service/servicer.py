@@ -18,6 +18,7 @@ from eyebright.index.v1 import (
     collection_pb2,
     index_service_pb2,
     index_service_pb2_grpc,
+    optimize_pb2,
     record_pb2,
     search_pb2,
     snapshot_pb2,
@@ -28,11 +29,13 @@ from index_service import collection_converters, converters
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.filter_converters import parse_delete_filter
+from index_service.optimize_calls import OptimizeCalls
 from index_service.page_token import read_page_token
 from index_service.search_converters import search_collection
 from index_service.settings import IndexSettings
 from index_service.snapshot_calls import SnapshotCalls
 from index_service.snapshots import Snapshots
+from index_service.tunings import Tunings
 from service_runtime.errors import ResourceExhausted, ServiceError
 
 SERVICE_NAME = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name
@@ -52,12 +55,14 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.request_threads, "request")
         self._snapshot_calls = SnapshotCalls()
+        self._optimize_calls = OptimizeCalls(self._threads)
         self._catalog: Catalog
 
-    def serve(self, catalog: Catalog, snapshots: Snapshots) -> None:
+    def serve(self, catalog: Catalog, snapshots: Snapshots, tunings: Tunings) -> None:
         """Answer from this catalog."""
         self._catalog = catalog
         self._snapshot_calls.serve(snapshots)
+        self._optimize_calls.serve(catalog, tunings)
 
     def close(self) -> None:
         """Wait for the work under way; snapshots are not finished."""
@@ -170,6 +175,16 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     ) -> AsyncIterator[snapshot_pb2.RestoreSnapshotResponse]:
         """Make a collection from a snapshot."""
         return self._snapshot_calls.restore(request, context)
+
+    def Optimize(
+        self, request: optimize_pb2.OptimizeRequest, context: Context
+    ) -> AsyncIterator[optimize_pb2.OptimizeResponse]:
+        """Find the fastest index that reaches a recall."""
+        return self._optimize_calls.optimize(request, context)
+
+    async def GetTuning(self, request: optimize_pb2.GetTuningRequest, _: Context) -> optimize_pb2.GetTuningResponse:
+        """Say what Optimize found last."""
+        return self._optimize_calls.get(request)
 
     async def _work(self, function: Callable[[Request], Response], request: Request) -> Response:
         """Run in a thread for requests, with the request's context."""

@@ -225,6 +225,12 @@ class Shard:
         """Number of writes applied since the shard was made."""
         return self._sequence
 
+    @property
+    def settled(self) -> bool:
+        """Whether compaction would leave the shard as it is if nobody wrote to it."""
+        view = self.view
+        return view.memtable.rows < IDLE_SEAL_ROWS and not segments_to_merge(view.segments, self.policy, idle=True)
+
     @contextmanager
     def copied(self, aside: Path, stop: Callable[[], bool]) -> Iterator[ShardCopy]:
         """The shard as of one moment, for the length of a block; searches, writes and compaction go on.

@@ -26,7 +26,7 @@ scan: the last bits of a float32 may differ from the score that a search for few
 _LOWEST_SCORE = float(np.finfo(np.float32).min)
 _MARGIN_ROWS = 16
 _RESCORE_BYTES = 8 * 1024 * 1024
-_LARGEST_PROPOSED_SHARE = 0.05
+LARGEST_PROPOSED_SHARE = 0.05
 """Share of a segment's rows from which a scan of all vectors costs no more than proposing and comparing them."""
 
 _GATHERED_ROWS = 1_024
@@ -46,6 +46,11 @@ class Proposals:
     candidates_per_row: float
     """Share of a segment's rows that its index proposes, at the least what the limit needs."""
     effort: Effort
+
+    @classmethod
+    def of(cls, effort: Effort, limit: int, rows: int) -> "Proposals":
+        """Those of an effort for ``limit`` hits out of so many rows of all parts."""
+        return cls(limit * effort.k_factor / max(rows, 1), effort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +286,7 @@ class _Offers:
             return None
         ask = min(_with_margin(self._wanted.limit), selection.count)
         candidates = max(ask, int(segment.rows * proposals.candidates_per_row))
-        if candidates > segment.rows * _LARGEST_PROPOSED_SHARE:
+        if candidates > segment.rows * LARGEST_PROPOSED_SHARE:
             return None
         effort = proposals.effort
         if selection.mask is not None and recipe in CELL_RECIPES:

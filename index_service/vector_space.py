@@ -34,19 +34,20 @@ class VectorSpace:
     fingerprint: str
     metric: Metric
 
-    def check(self, dimension: int, fingerprint: str) -> None:
-        """Raise InvalidArgument or FailedPrecondition unless a batch of vectors lies in this space."""
+    def check(self, dimension: int, fingerprint: str, field: str = "vectors") -> None:
+        """Raise InvalidArgument or FailedPrecondition unless a batch, ``field`` its path, lies in this space."""
         if not fingerprint:
             raise InvalidArgument(
-                f"expected {self.fingerprint}, the fingerprint of the collection, not none", field="vectors.fingerprint"
+                f"expected {self.fingerprint}, the fingerprint of the collection, not none",
+                field=f"{field}.fingerprint",
             )
         if fingerprint != self.fingerprint:
             raise FailedPrecondition(
                 f"the collection holds vectors of fingerprint {self.fingerprint}, not {fingerprint}",
-                field="vectors.fingerprint",
+                field=f"{field}.fingerprint",
             )
         if dimension != self.dimension:
-            raise InvalidArgument(f"expected {self.dimension} dimensions, not {dimension}", field="vectors.dimension")
+            raise InvalidArgument(f"expected {self.dimension} dimensions, not {dimension}", field=f"{field}.dimension")
 
     def prepare(self, vectors: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
         """The vectors (n, dimension) as they are compared, float32, and what is wrong with which row.

@@ -39,6 +39,11 @@ class Hosted(Protocol):
     async def start(self) -> None:
         """Make ready to answer; the server accepts calls once this returns. An exception ends the process."""
 
+    async def drain(self) -> None:
+        """End what would go on for long; called before the calls under way are waited for, also when start failed
+        midway.
+        """
+
     async def stop(self) -> None:
         """Release everything; called after the last call has ended, also when start failed midway."""
 
@@ -127,6 +132,7 @@ class Server:
 
     async def _shut_down(self, drain_seconds: float) -> None:
         await self._set_serving(False)
+        await self._hosted.drain()
         await self._server.stop(drain_seconds)
         await self._hosted.stop()
         self._http.stop()

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
-from eyebright_client import _administration, _embedding, _indexing, _records, _searching, _snapshots
+from eyebright_client import _administration, _embedding, _indexing, _records, _searching, _snapshots, _tuning
 from eyebright_client import _results as results
 from eyebright_client._calls import Operation, Service
 from eyebright_client._connection import TLS
@@ -364,6 +364,45 @@ class Client:
     def stats(self, *, collection: str | None = None) -> results.CollectionStats:
         """How large a collection is and where it lies."""
         return self._run(_administration.stats, collection)
+
+    def optimize(
+        self,
+        *,
+        target_recall: float = 0.99,
+        k: int = 10,
+        memory_limit_bytes: int | None = None,
+        queries: _tuning.TuningQueries | None = None,
+        recipes: Sequence[results.Recipe] = (),
+        collection: str | None = None,
+        progress: Callable[[results.TuningProgress], object] | None = None,
+    ) -> results.Tuning:
+        """Find the fastest index that finds this share of the exact k nearest, and search with it from then on.
+
+        Measured with the recent queries that the server keeps of the collection, or with ``queries``: vectors of
+        captions (n, dimension), Embeddings, or a mapping from "text" or "image" to either; at least 200. The index
+        takes at most ``memory_limit_bytes`` beside the vectors. ``recipes`` names those to measure beside "exact". For
+        a collection whose owner chose a recipe its effort is tuned. Reads and writes go on meanwhile; it takes minutes
+        for a million vectors.
+
+        ``progress`` is called a few times a second; an exception in it, or Ctrl-C, ends the call, and the work with it:
+        before the phase "rebuilding" nothing has changed then. A server that restarts meanwhile begins again by itself,
+        and is waited for up to ``timeouts.outage`` seconds. Raises FailedPrecondition while the collection is tuned for
+        another request.
+        """
+        return self._run(
+            _tuning.optimize,
+            target_recall=target_recall,
+            k=k,
+            memory_limit_bytes=memory_limit_bytes,
+            queries=queries,
+            recipes=recipes,
+            collection=collection,
+            progress=progress,
+        )
+
+    def tuning(self, *, collection: str | None = None) -> results.TuningStatus:
+        """What ``optimize`` found last, and how far the one under way is."""
+        return self._run(_tuning.tuning, collection)
 
     def create_snapshot(
         self,

@@ -8,12 +8,12 @@ from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
-from eyebright.index.v1 import collection_pb2, filter_pb2, record_pb2, search_pb2, snapshot_pb2
+from eyebright.index.v1 import collection_pb2, filter_pb2, optimize_pb2, record_pb2, search_pb2, snapshot_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import FLOAT16, FLOAT32, VectorBatchError, decode_vectors, encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import VectorBatch
@@ -37,13 +37,17 @@ from eyebright_client._limits import RECORD_BYTES
 from eyebright_client._results import (
     Collection,
     CollectionStats,
+    Effort,
     Embeddings,
     EmbedTimings,
     Evidence,
+    MeasuredPoint,
     Metric,
     Modality,
+    ModalityRecall,
     Model,
     RecallEstimate,
+    Recipe,
     Record,
     RecordPage,
     SearchResult,
@@ -52,6 +56,11 @@ from eyebright_client._results import (
     Snapshot,
     SnapshotPhase,
     SnapshotProgress,
+    Tuning,
+    TuningBasis,
+    TuningPhase,
+    TuningProgress,
+    TuningStatus,
 )
 from eyebright_client._statuses import read_item_errors
 
@@ -84,6 +93,29 @@ _PHASES: dict[int, SnapshotPhase] = {
     snapshot_pb2.SNAPSHOT_PHASE_TRANSFERRING: "transferring",
     snapshot_pb2.SNAPSHOT_PHASE_OPENING: "opening",
     snapshot_pb2.SNAPSHOT_PHASE_DONE: "done",
+}
+_RECIPES: dict[Recipe, collection_pb2.Recipe] = {
+    "auto": collection_pb2.RECIPE_AUTO,
+    "exact": collection_pb2.RECIPE_EXACT,
+    "fastscan": collection_pb2.RECIPE_FASTSCAN,
+    "ivf-fastscan": collection_pb2.RECIPE_IVF_FASTSCAN,
+    "hnsw": collection_pb2.RECIPE_HNSW,
+    "ivf-flat": collection_pb2.RECIPE_IVF_FLAT,
+    "lsh": collection_pb2.RECIPE_LSH,
+}
+_RECIPE_NAMES = {number: name for name, number in _RECIPES.items()}
+_TUNING_PHASES: dict[int, TuningPhase] = {
+    optimize_pb2.OPTIMIZE_PHASE_WAITING: "waiting",
+    optimize_pb2.OPTIMIZE_PHASE_SETTLING: "settling",
+    optimize_pb2.OPTIMIZE_PHASE_ANSWERING: "answering",
+    optimize_pb2.OPTIMIZE_PHASE_MEASURING: "measuring",
+    optimize_pb2.OPTIMIZE_PHASE_REBUILDING: "rebuilding",
+    optimize_pb2.OPTIMIZE_PHASE_DONE: "done",
+}
+_TUNING_BASES: dict[int, TuningBasis] = {
+    optimize_pb2.OPTIMIZE_BASIS_MEASURED: "measured",
+    optimize_pb2.OPTIMIZE_BASIS_FEW_QUERIES: "few_queries",
+    optimize_pb2.OPTIMIZE_BASIS_EXACT: "exact",
 }
 _INCLUDES = ("caption", "source_uri", "metadata", "vector")
 
@@ -260,6 +292,94 @@ def read_snapshot(snapshot: snapshot_pb2.Snapshot) -> Snapshot:
         shards=tuple(ShardSnapshot(shard.applied_sequence, shard.record_count) for shard in snapshot.shards),
         bytes=snapshot.bytes,
         create_time=snapshot.create_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+# Tuning
+
+
+QuerySet: TypeAlias = tuple[np.ndarray, str, Modality]
+"""Vectors (n, dimension), the fingerprint of their space, and what they were made of."""
+
+
+def optimize_request(
+    collection: str,
+    target_recall: float,
+    k: int,
+    memory_limit_bytes: int | None,
+    queries: Sequence[QuerySet],
+    recipes: Sequence[Recipe],
+) -> optimize_pb2.OptimizeRequest:
+    """Optimize. Raises InvalidArgument for a recipe that does not exist, and for numbers that can't be sent."""
+    unknown = [recipes] if isinstance(recipes, str) else [name for name in recipes if name not in _RECIPES]
+    if unknown:
+        raise InvalidArgument(f"recipes: expected any of {', '.join(_RECIPES)}, not {unknown[0]!r}", field="recipes")
+    with _building("optimize"):
+        return optimize_pb2.OptimizeRequest(
+            collection=collection,
+            target_recall=target_recall,
+            k=k,
+            memory_limit_bytes=memory_limit_bytes,
+            queries=[
+                optimize_pb2.QuerySet(vectors=encode_vectors(vectors, fingerprint), modality=_MODALITIES[modality])
+                for vectors, fingerprint, modality in queries
+            ],
+            recipes=[_RECIPES[name] for name in recipes],
+        )
+
+
+def get_tuning_request(collection: str) -> optimize_pb2.GetTuningRequest:
+    """GetTuning."""
+    with _building("collection"):
+        return optimize_pb2.GetTuningRequest(collection=collection)
+
+
+def read_tuning_progress(progress: optimize_pb2.OptimizeProgress) -> TuningProgress:
+    """How far the server is; a phase that this client does not know counts as "waiting"."""
+    return TuningProgress(
+        phase=_TUNING_PHASES.get(progress.phase, "waiting"),
+        steps_done=progress.steps_done,
+        steps_total=progress.steps_total,
+        recipe=_RECIPE_NAMES.get(progress.recipe),
+        centred=progress.centred,
+    )
+
+
+def read_tuning(result: optimize_pb2.OptimizeResult) -> Tuning:
+    """What a tuning found; a basis that this client does not know counts as "measured"."""
+    return Tuning(
+        basis=_TUNING_BASES.get(result.basis, "measured"),
+        chosen=_read_point(result.chosen),
+        front=tuple(_read_point(point) for point in result.front),
+        target_met=result.target_met,
+        target_recall=result.target_recall,
+        k=result.k,
+        memory_limit_bytes=result.memory_limit_bytes if result.HasField("memory_limit_bytes") else None,
+        time=result.time.ToDatetime(tzinfo=UTC),
+    )
+
+
+def read_tuning_status(response: optimize_pb2.GetTuningResponse) -> TuningStatus:
+    """What was found last, and what is under way."""
+    return TuningStatus(
+        last=read_tuning(response.last) if response.HasField("last") else None,
+        under_way=read_tuning_progress(response.under_way) if response.HasField("under_way") else None,
+    )
+
+
+def _read_point(point: optimize_pb2.MeasuredPoint) -> MeasuredPoint:
+    effort = point.effort
+    return MeasuredPoint(
+        recipe=_RECIPE_NAMES.get(point.recipe, "auto"),
+        centred=point.centred,
+        effort=Effort(effort.k_factor, effort.probed_share, effort.ef_search),
+        recall=tuple(
+            ModalityRecall(_MODALITY_NAMES[one.modality], one.mean, one.lower, one.upper, one.query_count)
+            for one in point.recall
+            if one.modality in _MODALITY_NAMES
+        ),
+        latency_seconds=point.latency_seconds if point.HasField("latency_seconds") else None,
+        index_bytes=point.index_bytes if point.HasField("index_bytes") else None,
     )
 
 

@@ -15,6 +15,9 @@ from eyebright_client._exceptions import CallError
 Metric: TypeAlias = Literal["cosine", "inner_product", "l2"]
 Modality: TypeAlias = Literal["text", "image", "record"]
 SnapshotPhase: TypeAlias = Literal["waiting", "copying", "transferring", "opening", "done"]
+TuningPhase: TypeAlias = Literal["waiting", "settling", "answering", "measuring", "rebuilding", "done"]
+TuningBasis: TypeAlias = Literal["measured", "few_queries", "exact"]
+Recipe: TypeAlias = Literal["auto", "exact", "fastscan", "ivf-fastscan", "hnsw", "ivf-flat", "lsh"]
 IncludeField: TypeAlias = Literal["caption", "source_uri", "metadata", "vector"]
 
 
@@ -193,6 +196,98 @@ class SnapshotProgress:
     phase: SnapshotPhase
     bytes_done: int
     bytes_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How hard a search tries.
+
+    ``k_factor``: candidates for each hit asked for. ``probed_share``: share of the cells that is scanned, by recipes
+    with cells. ``ef_search``: nodes kept in sight, by "hnsw".
+    """
+
+    k_factor: float
+    probed_share: float
+    ef_search: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModalityRecall:
+    """Mean share of the exact k nearest that was found, 0 to 1, for queries of one modality.
+
+    It lies between ``lower`` and ``upper`` with 95 % confidence. ``query_count``: the queries it rests on, none of
+    which had a part in the choice; 0 for an exact search, which needs none.
+    """
+
+    modality: Modality
+    mean: float
+    lower: float
+    upper: float
+    query_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPoint:
+    """A way to build and to search an index, and what it does.
+
+    ``recall`` is empty when there were too few queries. ``latency_seconds``: of one query, on the server, without the
+    network; ``index_bytes``: beside the vectors. Both are None when not known.
+    """
+
+    recipe: Recipe
+    centred: bool
+    effort: Effort
+    recall: tuple[ModalityRecall, ...]
+    latency_seconds: float | None
+    index_bytes: int | None
+
+    @property
+    def least_recall(self) -> float | None:
+        """The lowest mean of all modalities; None when none was measured."""
+        return min((recall.mean for recall in self.recall), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What ``optimize`` found.
+
+    ``basis``: "measured"; "few_queries", when a default was taken because fewer than 200 recent queries were known;
+    "exact", when every vector is compared anyway and nothing was changed. ``front``: all that was found worth its time,
+    fastest first. ``target_met``: whether ``chosen`` is sure enough to reach the target. ``time`` is in UTC.
+    """
+
+    basis: TuningBasis
+    chosen: MeasuredPoint
+    front: tuple[MeasuredPoint, ...]
+    target_met: bool
+    target_recall: float
+    k: int
+    memory_limit_bytes: int | None
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TuningProgress:
+    """How far ``optimize`` is.
+
+    ``phase``: "waiting" for another tuning of the server, "settling" while new vectors are put into segments,
+    "answering" the queries exactly, "measuring" indexes, "rebuilding" segments as was chosen, "done".
+    ``steps_total`` is 0 where steps are not counted. ``recipe`` and ``centred``: what is measured.
+    """
+
+    phase: TuningPhase
+    steps_done: int
+    steps_total: int
+    recipe: Recipe | None = None
+    centred: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TuningStatus:
+    """What ``optimize`` found last, None when it never did; and how far the one under way is, None without one."""
+
+    last: Tuning | None
+    under_way: TuningProgress | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,6 +32,8 @@ STUB_PLACES = (
     "index_service/filter_converters.py",
     "index_service/search_converters.py",
     "index_service/snapshot_calls.py",
+    "index_service/optimize_calls.py",
+    "index_service/tuning_converters.py",
     "protos/eyebright/vectors/numpy_codec.py",
     "client/eyebright_client/_messages.py",
 )

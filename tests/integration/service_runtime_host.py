@@ -39,6 +39,9 @@ class EchoHost:
     async def start(self) -> None:
         self.started = True
 
+    async def drain(self) -> None:
+        """Nothing goes on for long."""
+
     async def stop(self) -> None:
         self.stopped = True
 

@@ -4,7 +4,7 @@ import pytest
 from eyebright_cli.app import app
 from typer.testing import CliRunner
 
-COMMANDS = ["demo", "serve", "index", "search", "like", "delete", "stats"]
+COMMANDS = ["demo", "serve", "index", "search", "like", "delete", "stats", "tune"]
 CONNECTED = ["index", "search", "like", "delete", "stats"]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": None})
 
@@ -57,6 +57,9 @@ def test_commands_that_connect_take_the_same_options(command: str) -> None:
         ["index", ".", "--shards", "0"],
         ["serve", "--index-port", "65536"],
         ["snapshot", "create", "images"],
+        ["tune"],
+        ["tune", "images", "--target-recall", "1.5"],
+        ["tune", "images", "--memory-limit", "much"],
         ["snapshot", "restore"],
         ["nonsense"],
     ],

@@ -17,6 +17,7 @@ NEVER_REPEATED = {
     "EmbedStream",
     "CreateSnapshot",
     "RestoreSnapshot",
+    "Optimize",
 }
 
 

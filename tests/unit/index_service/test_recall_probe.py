@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.compaction import Policy
-from index_service.index_config import IndexConfig, Measured, Modality
+from index_service.index_config import Basis, Goal, IndexConfig, Measured, Modality, Recall, Tuning
 from index_service.metrics import IndexMetrics
 from index_service.recall_estimates import LEAST_SAMPLES, RecallEstimate
 from index_service.recall_probe import MOST_WAITING, CpuBudget, RecallProbe
@@ -224,9 +224,11 @@ def test_what_needs_no_probe_gets_none(tmp_path: Path) -> None:
         queries = random_vectors(3)
         collection.search_vectors(queries, SearchOptions(10, exact=True, modality=Modality.TEXT))
         collection.search_vectors(queries, SearchOptions(10, offset=10, modality=Modality.TEXT))
-        known = Measured(FASTSCAN, LOW_EFFORT, {"TEXT": 0.9}, latency_seconds=0.001, index_bytes=1)
-        collection.configure(lambda config: replace(config, front=(known,)))
-        aimed = collection.search_vectors(queries, SearchOptions(10, target_recall=0.9))
+        recall = {"TEXT": Recall(0.9, 0.89, 0.91, 500)}
+        known = Measured(FASTSCAN, LOW_EFFORT, recall, latency_seconds=0.001, index_bytes=1)
+        tuning = Tuning(Goal(0.85), Basis.MEASURED, known, (known,), target_met=True, time_ns=1)
+        collection.configure(lambda config: config.tuned(tuning, since=config))
+        aimed = collection.search_vectors(queries, SearchOptions(10, target_recall=0.89))
         assert (aimed.evidence.recipe, aimed.evidence.estimated_recall) == (Recipe.FASTSCAN, 0.9)
         assert one.value("probes_waiting") == one.value("probes_dropped_total", reason="queue_full") == 0
         assert len(collection.queries.sample(Modality.TEXT)) == 6, "all are real queries, but a page repeats one"

@@ -16,6 +16,7 @@ from index_service.metrics import IndexMetrics
 from index_service.servicer import IndexServicer
 from index_service.settings import IndexSettings
 from index_service.snapshots import Snapshots
+from index_service.tunings import Tunings
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
 
@@ -49,8 +50,11 @@ def test_a_streamed_batch_reaches_no_collection_it_was_not_checked_for(
     upsert = record_pb2.UpsertRequest(
         collection="pets", records=[record_pb2.Record(id="a")], vectors=encode_vectors(np.eye(1, 4), OLD.fingerprint)
     )
-    with closing(IndexServicer(IndexSettings(data_folder=tmp_path))) as servicer:
-        servicer.serve(catalog, Snapshots(catalog, tmp_path, ()))
+    with (
+        closing(IndexServicer(IndexSettings(data_folder=tmp_path))) as servicer,
+        closing(Tunings(catalog, 1)) as tunings,
+    ):
+        servicer.serve(catalog, Snapshots(catalog, tmp_path, ()), tunings)
         [response], fault = servicer._upsert_batches([record_pb2.UpsertStreamRequest(batch_id=7, upsert=upsert)])
     assert fault is None
     assert response.batch_id == 7
