@@ -11,6 +11,7 @@ its last bytes are the digest of all others, so that a damaged one is told from 
 
 import hashlib
 import heapq
+import itertools
 import json
 import mmap
 import os
@@ -72,11 +73,9 @@ class Source:
     """(n,) int64: which rows of the new column they are."""
 
     @classmethod
-    def of(cls, column: Column | GrowingColumn, rows: np.ndarray, targets: np.ndarray) -> "Source":
+    def of(cls, column: Column, rows: np.ndarray, targets: np.ndarray) -> "Source":
         """Rows of a column."""
-        if isinstance(column, Column):
-            return cls(column.codes, _all(column.numbers), map(_encoded, _all(column.strings)), rows, targets)
-        return cls(*_sorted(column), rows, targets)
+        return cls(column.codes, _all(column.numbers), map(_encoded, _all(column.strings)), rows, targets)
 
 
 class ColumnBuilder:
@@ -97,27 +96,19 @@ class ColumnBuilder:
 
     def sources(self) -> list[Source]:
         """All that was told; may be asked for once."""
-        codes, numbers, strings = _sorted(self._run)
         sources: list[Source] = []
         begin = 0
-        for run, file, number_count in self._spilled:
+        for codes, file, number_count in self._spilled:
             file.seek(0)
             values = _read_run(file)
             # Numbers are read to their end before the first string is.
-            count = len(run.first)
-            sources.append(
-                Source(
-                    run,
-                    (_parsed(next(values)) for _ in range(number_count)),
-                    values,
-                    np.arange(count),
-                    np.arange(begin, begin + count),
-                )
-            )
+            numbers = (_parsed(next(values)) for _ in range(number_count))
+            count = len(codes.first)
+            sources.append(Source(codes, numbers, values, np.arange(count), np.arange(begin, begin + count)))
             begin += count
-        count = len(codes.first)
-        sources.append(Source(codes, numbers, strings, np.arange(count), np.arange(begin, begin + count)))
-        return sources
+        rest = self._run.column()
+        count = len(rest.codes.first)
+        return [*sources, Source.of(rest, np.arange(count), np.arange(begin, begin + count))]
 
     def close(self) -> None:
         """Let go of the files."""
@@ -125,10 +116,10 @@ class ColumnBuilder:
             file.close()
 
     def _spill(self) -> None:
-        codes, numbers, strings = _sorted(self._run)
+        run = self._run.column()
         file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed by close()
-        self._spilled.append((codes, file, len(numbers)))
-        for value in (*(_rendered(number) for number in numbers), *strings):
+        self._spilled.append((run.codes, file, len(run.numbers)))
+        for value in itertools.chain(map(_rendered, _all(run.numbers)), map(_encoded, _all(run.strings))):
             file.write(len(value).to_bytes(4, "little") + value)
         self._bytes += file.tell()
         self._run = GrowingColumn()
@@ -294,18 +285,6 @@ class _Numbers(_Texts):
 class _Strings(_Texts):
     def __getitem__(self, place: int) -> str:
         return self.text(place).decode("utf-8", "surrogatepass")
-
-
-def _sorted(column: GrowingColumn) -> tuple[Codes, list[int | float], list[bytes]]:
-    """A growing column with its dictionary in order."""
-    numbers = sorted((value, code) for value, code in column.known.items() if not isinstance(value, str))
-    strings = sorted((_encoded(value), code) for value, code in column.known.items() if isinstance(value, str))
-    translation = np.arange(FIRST + len(column.known), dtype=np.uint32)
-    old = np.array([code for _, code in (*numbers, *strings)], dtype=np.int64)
-    translation[old] = np.arange(FIRST, FIRST + len(old))
-    codes = column.codes(column.rows)
-    sorted_codes = Codes(translation[codes.first], codes.many_rows, translation[codes.many])
-    return sorted_codes, [value for value, _ in numbers], [value for value, _ in strings]
 
 
 def _merged(values: Sequence[Iterable[Any]], translations: Sequence["array[int]"], first_code: int) -> Iterator[Any]:

@@ -7,7 +7,7 @@ as ``filters.matches`` row by row.
 from array import array
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from threading import Lock
@@ -34,7 +34,6 @@ from index_service.filters import (
     Operator,
     atoms_at,
     fields_of,
-    holds,
 )
 
 MISSING, OPAQUE, NULL, FALSE, TRUE, FIRST = range(6)
@@ -91,7 +90,7 @@ class Codes:
 
 
 class Values(Protocol):
-    """Distinct values of one type, ascending."""
+    """Distinct values of one type, ascending, numbers whatever their type and strings by their code points."""
 
     def __len__(self) -> int: ...
 
@@ -104,9 +103,7 @@ class Column:
 
     codes: Codes
     numbers: Values
-    """By value, whatever their type."""
     strings: Values
-    """By their code points."""
     gone: np.ndarray
     """(n,) int64: rows of records that were deleted before they were read."""
 
@@ -192,6 +189,7 @@ class GrowingColumn:
         self._first = np.empty(_FIRST_CAPACITY, dtype=np.uint32)
         self._many_rows = array("q")
         self._many = array("I")
+        self._column: Column | None = None
 
     def add(self, atoms: Sequence[Atom]) -> None:
         """One more row with these values."""
@@ -208,29 +206,21 @@ class GrowingColumn:
             self._many.extend(several)
         self.rows += 1
 
-    def codes(self, rows: int) -> Codes:
-        """Those of the first rows, as they stand."""
-        many = bisect_left(self._many_rows, rows)
-        return Codes(
-            self._first[:rows],
-            np.array(self._many_rows[:many], dtype=np.int64),
-            np.array(self._many[:many], dtype=np.uint32),
-        )
-
-    def mask(self, condition: Condition, rows: int) -> np.ndarray:
-        """The first rows (rows,) bool that a condition lets through."""
-        ranges = [(code, code + 1) for code in self._chosen(condition)]
-        return self.codes(rows).chosen(ranges, FIRST + len(self.known))
-
-    def _chosen(self, condition: Condition) -> list[int]:
-        predefined: list[tuple[int, Atom]] = [(OPAQUE, Opaque.VALUE), (NULL, None), (FALSE, False), (TRUE, True)]
-        chosen = [code for code, atom in predefined if holds(condition, atom)]
-        wanted: Iterable[Any] = self.known
-        if isinstance(condition, IsIn):
-            wanted = condition.strings | condition.numbers
-        elif isinstance(condition, Comparison) and condition.operator is Operator.EQUAL:
-            wanted = () if condition.kind is Kind.BOOLEAN else (condition.value,)
-        return chosen + [self.known[value] for value in wanted if value in self.known and holds(condition, value)]
+    def column(self) -> Column:
+        """All rows as they are now, with the dictionary in order."""
+        if self._column is None or len(self._column.codes.first) < self.rows:
+            values = sorted(value for value in self.known if not isinstance(value, str))
+            strings = sorted(value for value in self.known if isinstance(value, str))
+            translation = np.arange(FIRST + len(self.known), dtype=np.uint32)
+            old = np.fromiter((self.known[value] for value in (*values, *strings)), np.int64, len(self.known))
+            translation[old] = np.arange(FIRST, FIRST + len(old))
+            codes = Codes(
+                translation[self._first[: self.rows]],
+                np.array(self._many_rows, dtype=np.int64),
+                translation[np.array(self._many, dtype=np.uint32)],
+            )
+            self._column = Column(codes, values, strings, np.empty(0, np.int64))
+        return self._column
 
     def _code(self, atom: Atom) -> int:
         if isinstance(atom, bool):
@@ -261,14 +251,15 @@ class BlockColumns:
         """The rows (rows,) bool that a filter lets through, of a block with these captions and metadata (rows,)."""
         with self._changing:
             columns = self._grown(fields_of(where), captions, metadata)
-            return evaluate(where, lambda condition: columns[condition.field].mask(condition, len(captions)))
+        rows = slice(len(captions))  # another search may have seen more
+        return evaluate(where, lambda condition: columns[condition.field].mask(condition)[rows])
 
-    def grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, GrowingColumn]:
-        """The columns of these fields over all rows."""
+    def grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, Column]:
+        """The columns of these fields over these rows at the least."""
         with self._changing:
             return self._grown(fields, captions, metadata)
 
-    def _grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, GrowingColumn]:
+    def _grown(self, fields: set[Field], captions: np.ndarray, metadata: np.ndarray) -> dict[Field, Column]:
         columns = {own: self._columns.setdefault(own, GrowingColumn()) for own in fields}
         for own in columns:
             self._columns.move_to_end(own)
@@ -279,7 +270,7 @@ class BlockColumns:
             for own, column in columns.items():
                 if column.rows == row:
                     column.add(atoms_at(document, own))
-        return columns
+        return {own: column.column() for own, column in columns.items()}
 
 
 def _in_ranges(codes: np.ndarray, ranges: Ranges, code_count: int) -> np.ndarray:

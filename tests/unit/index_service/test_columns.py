@@ -24,6 +24,7 @@ from index_service.column_file import (
 from index_service.columns import BlockColumns, Column, evaluate
 from index_service.filters import (
     CAPTION,
+    AllOf,
     Comparison,
     Document,
     Field,
@@ -71,7 +72,7 @@ def merged(folder: Path, field: Field, parts: list[Column], part_of: np.ndarray)
     return written(folder, field, len(part_of), sources)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(filters, st.lists(documents, min_size=1, max_size=12), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_any_filter_over_any_documents(
     where: Filter, held: list[tuple[str | None, Any]], run_values: int, random: Any
@@ -152,6 +153,15 @@ def test_a_column_of_something_else_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ColumnDamaged, match="expected"):
             read_column(tmp_path / "0.column", other)
+
+
+def test_a_block_answers_for_the_rows_that_a_search_saw_whatever_others_have_seen_since() -> None:
+    block = BlockColumns()
+    captions, metadata = np.array(["a", "b", "a"], dtype=object), np.array([b'{"name": "n"}'] * 3, dtype=object)
+    both = AllOf((HasPrefix(CAPTION, "a"), HasPrefix(NAME, "n")))
+    assert block.mask(HasPrefix(NAME, "n"), captions, metadata).tolist() == [True] * 3
+    assert block.mask(both, captions[:2], metadata[:2]).tolist() == [True, False]
+    assert block.mask(both, captions, metadata).tolist() == [True, False, True]
 
 
 def test_a_block_forgets_the_fields_used_longest_ago() -> None:
