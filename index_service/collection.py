@@ -16,7 +16,7 @@ from threading import Lock
 
 import numpy as np
 
-from index_service.filters import Filter
+from index_service.filters import Document, Filter, matches
 from index_service.index_config import IndexConfig, Modality, write_config
 from index_service.metrics import IndexMetrics
 from index_service.query_reservoir import QueryReservoir
@@ -38,6 +38,9 @@ from service_runtime.errors import (
 )
 
 _READ_PIECE = 64
+_LISTED_ROWS = 10_000
+"""Records that are compared with a filter for one page; stated in record.proto."""
+
 _DELETE_ROWS = 1_000
 """Records that are deleted in one commit, so that other writes get their turn soon."""
 
@@ -229,22 +232,25 @@ class Collection:
                 found[row] = record
         return found
 
-    def page(self, after: str, size: int, *, with_vectors: bool, most_bytes: int) -> Page:
-        """Up to ``size`` records past the id ``after``; fewer, but one at least, where they pass ``most_bytes``."""
-        by_shard = [shard.ids_after(after, size + 1) for shard in self.shards]
-        ids = list(itertools.islice(heapq.merge(*by_shard), size + 1))
+    def page(self, after: str, size: int, *, with_vectors: bool, most_bytes: int, where: Filter | None = None) -> Page:
+        """Up to ``size`` records past the id ``after`` that a filter lets through; fewer where many don't match or, but
+        then one at least, where they pass ``most_bytes``.
+        """
+        looked_at = size if where is None else _LISTED_ROWS
+        by_shard = [shard.ids_after(after, looked_at + 1) for shard in self.shards]
+        ids = list(itertools.islice(heapq.merge(*by_shard), looked_at + 1))
         records: list[StoredRecord] = []
         held_bytes = 0
-        for begin in range(0, min(size, len(ids)), _READ_PIECE):
-            piece = ids[begin : min(begin + _READ_PIECE, size)]
+        for begin in range(0, min(looked_at, len(ids)), _READ_PIECE):
+            piece = ids[begin : min(begin + _READ_PIECE, looked_at)]
             for place, stored in enumerate(self.read(piece, with_vectors=with_vectors), begin):
-                if stored is None:
-                    continue  # deleted since its id was read
+                if stored is None or not _is_listed(stored.record, where):
+                    continue  # it may have been deleted since its id was read
                 held_bytes += _size_bytes(stored)
-                if records and held_bytes > most_bytes:
+                if records and (len(records) == size or held_bytes > most_bytes):
                     return Page(records, ids[place - 1])
                 records.append(stored)
-        return Page(records, ids[size - 1] if len(ids) > size else "")
+        return Page(records, ids[looked_at - 1] if len(ids) > looked_at else "")
 
     def search_vectors(self, vectors: np.ndarray, options: SearchOptions) -> SearchAnswer:
         """The records nearest to each of ``vectors`` (n, dimension) of any float dtype."""
@@ -334,6 +340,10 @@ class _Part:
     batch: int
     rows: list[int]
     write: Write
+
+
+def _is_listed(record: Record, where: Filter | None) -> bool:
+    return where is None or matches(where, Document.parsed(record.caption, record.metadata_json))
 
 
 def _size_bytes(stored: StoredRecord) -> int:

@@ -28,7 +28,7 @@ from grpc import aio
 from index_service import collection_converters, converters
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
-from index_service.filter_converters import parse_delete_filter
+from index_service.filter_converters import parse_delete_filter, parse_filter
 from index_service.optimize_calls import OptimizeCalls
 from index_service.page_token import read_page_token
 from index_service.search_converters import search_collection
@@ -263,7 +263,8 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         after = read_page_token(spec.name, spec.create_time_ns, request.page_token)
         include = converters.parse_include(request.include)
         most_bytes = self._settings.max_message_bytes // 2
-        page = collection.page(after, size, with_vectors=include.vector, most_bytes=most_bytes)
+        where = parse_filter("filter", request.filter) if request.HasField("filter") else None
+        page = collection.page(after, size, with_vectors=include.vector, most_bytes=most_bytes, where=where)
         return converters.page_message(page, spec, include)
 
     def _search(self, request: search_pb2.SearchRequest, deadline: float | None) -> bytes:

@@ -327,18 +327,19 @@ class AsyncClient:
         self,
         *,
         collection: str | None = None,
+        filter: Filter | None = None,  # noqa: A002
         include: Collection[IncludeField] = _searching.DEFAULT_INCLUDE,
         page_size: int = 100,
     ) -> AsyncIterator[results.Record]:
         """All records in the order of the bytes of their ids, read in pages of ``page_size`` (1 to 1,000) as they are
-        consumed.
+        consumed; only those that a ``filter`` lets through.
 
         Records written or deleted meanwhile may or may not appear; all others appear once.
         """
         token = ""
         while True:
             page = await self._run(
-                _records.list_page, token, page_size=page_size, collection=collection, include=include
+                _records.list_page, token, page_size=page_size, collection=collection, filter=filter, include=include
             )
             for record in page.records:
                 yield record

@@ -327,17 +327,20 @@ class Client:
         self,
         *,
         collection: str | None = None,
+        filter: Filter | None = None,  # noqa: A002
         include: Collection[IncludeField] = _searching.DEFAULT_INCLUDE,
         page_size: int = 100,
     ) -> Iterator[results.Record]:
         """All records in the order of the bytes of their ids, read in pages of ``page_size`` (1 to 1,000) as they are
-        consumed.
+        consumed; only those that a ``filter`` lets through.
 
         Records written or deleted meanwhile may or may not appear; all others appear once.
         """
         token = ""
         while True:
-            page = self._run(_records.list_page, token, page_size=page_size, collection=collection, include=include)
+            page = self._run(
+                _records.list_page, token, page_size=page_size, collection=collection, filter=filter, include=include
+            )
             yield from page.records
             token = page.next_page_token
             if not token:

@@ -484,12 +484,16 @@ def get_records_request(
 
 
 def list_records_request(
-    collection: str, page_size: int, page_token: str, include: AnyCollection[str]
+    collection: str, page_size: int, page_token: str, where: Filter | None, include: AnyCollection[str]
 ) -> record_pb2.ListRecordsRequest:
     """ListRecords."""
     with _building("page_size"):
         return record_pb2.ListRecordsRequest(
-            collection=collection, page_size=page_size, page_token=page_token, include=_include(include)
+            collection=collection,
+            page_size=page_size,
+            page_token=page_token,
+            filter=None if where is None else filter_message(where),
+            include=_include(include),
         )
 
 

@@ -191,10 +191,17 @@ def get_many(
 
 
 def list_page(
-    session: Session, page_token: str, *, page_size: int, collection: str | None, include: Collection[str]
+    session: Session,
+    page_token: str,
+    *,
+    page_size: int,
+    collection: str | None,
+    filter: Filter | None,  # noqa: A002
+    include: Collection[str],
 ) -> Operation[RecordPage]:
     """One page of ``list``."""
-    request = _messages.list_records_request(session.collection_name(collection), page_size, page_token, include)
+    where = None if filter is None else check_filter(filter)
+    request = _messages.list_records_request(session.collection_name(collection), page_size, page_token, where, include)
     return _messages.read_page((yield from session.index("ListRecords", request, session.timeouts.read)))
 
 

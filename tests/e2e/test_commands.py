@@ -135,6 +135,24 @@ def test_stats(cli: Connected, indexed: str) -> None:
     assert "folder: 40 pictures" in cli("stats", "--collection", indexed).out
 
 
+def test_where_leaves_out_what_does_not_match(cli: Connected, client: Client, pictures: Path) -> None:
+    assert cli("index", str(pictures), "-c", "sorted").code == 0
+    found = cli(
+        "search", "a heart", "-k", "40", "-c", "sorted", "--where", "number>=30", "--where", "number!=33", "--json"
+    )
+    numbers = sorted(hit["metadata"]["number"] for hit in found.json["hits"])
+    assert numbers == [30, 31, 32, *range(34, 40)]
+    refused = cli("delete", "-c", "sorted", "--where", "number<30")
+    assert (refused.code, client.count(collection="sorted")) == (1, 40), "nobody answered the question"
+    assert "deleted 30 from sorted" in cli("delete", "-c", "sorted", "--where", "number<30", "--yes").out
+    assert cli("delete", "-c", "sorted", "--where", "number<30", "--yes", "--json").json == {
+        "collection": "sorted",
+        "where": ["number<30"],
+        "deleted": 0,
+    }
+    assert client.count(collection="sorted") == 10
+
+
 def test_delete_forgets_and_is_no_fault_twice(
     cli: Connected, client: Client, gallery: dict[str, Picture], tmp_path: Path
 ) -> None:

@@ -61,6 +61,11 @@ def test_delete_by_filter(filled: Client) -> None:
     assert filled.count() == 4
 
 
+def test_list_by_filter(filled: Client) -> None:
+    assert [record.id for record in filled.list(filter=~F("group").is_null(), page_size=2)] == ["a", "b", "c", "e", "f"]
+    assert [record.id for record in filled.list(filter=F("group") == "none such")] == []
+
+
 def test_faults(filled: Client) -> None:
     with pytest.raises(InvalidArgument, match="at most 16 levels, not 17 or more") as caught:
         filled.search(vector=VECTORS[0], filter=_deep(17))

@@ -1,5 +1,6 @@
 """A collection against a plain model of it: random writes, restarts, and exact searches."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from hashlib import blake2b
@@ -11,12 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch, shard_number
+from index_service.filters import CAPTION, AllOf, Exists, HasPrefix, Not
 from index_service.metrics import IndexMetrics
 from index_service.records import Include, Record, RecordUpdate
 from index_service.search import QueryAnswer, SearchOptions
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
-from service_runtime.errors import InvalidArgument, NotFound, ResourceExhausted, ServiceError
+from service_runtime.errors import DeadlineExceeded, InvalidArgument, NotFound, ResourceExhausted, ServiceError
 
 DIMENSION = 6
 
@@ -261,3 +263,33 @@ def test_an_empty_collection_answers_with_no_hits(collection: Collection) -> Non
     [answer] = answers(collection.search_vectors(np.ones((1, DIMENSION)), SearchOptions(5, include=include)).results)
     assert (answer.ids, answer.records) == ([], [])
     assert collection.page("", 10, with_vectors=True, most_bytes=1).records == []
+
+
+def test_pages_by_filter_hold_every_match_once_however_few_are_looked_at(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index_service.collection._LISTED_ROWS", 25)
+    records = [Record(f"{number:03d}", "odd" if number % 2 else None) for number in range(300)]
+    collection.upsert([UpsertBatch(records, np.ones((300, DIMENSION), np.float32))])
+    where = AllOf((Exists(CAPTION), Not(HasPrefix(CAPTION, "even"))))
+    for size, most_bytes in ((1, 10**9), (10, 10**9), (100, 10**9), (100, 50)):
+        found: list[str] = []
+        after = None
+        while after != "":
+            page = collection.page(after or "", size, with_vectors=False, most_bytes=most_bytes, where=where)
+            assert len(page.records) <= size
+            found += [stored.record.id for stored in page.records]
+            after = page.last_id
+        assert found == [f"{number:03d}" for number in range(1, 300, 2)]
+
+
+def test_a_delete_by_filter_that_fails_says_how_much_is_done(collection: Collection) -> None:
+    records = [Record(f"{number:03d}", "odd" if number % 2 else None) for number in range(300)]
+    collection.upsert([UpsertBatch(records, np.ones((300, DIMENSION), np.float32))])
+    with pytest.raises(DeadlineExceeded, match=r"^0 records are deleted, not all that match: the deadline passed"):
+        collection.delete_matching(Exists(CAPTION), time.monotonic() - 1)
+    assert len(collection) == 300
+    collection.shards[2].close()
+    with pytest.raises(NotFound, match="is closed") as caught:
+        collection.delete_matching(Exists(CAPTION), None)
+    assert caught.value.message.startswith(f"{300 - len(collection)} records are deleted, not all that match: shard 2")
