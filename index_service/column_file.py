@@ -102,7 +102,7 @@ class ColumnBuilder:
             file.seek(0)
             values = _read_run(file)
             # Numbers are read to their end before the first string is.
-            numbers = (_parsed(next(values)) for _ in range(number_count))
+            numbers = map(_parsed, itertools.islice(values, number_count))
             count = len(codes.first)
             sources.append(Source(codes, numbers, values, np.arange(count), np.arange(begin, begin + count)))
             begin += count

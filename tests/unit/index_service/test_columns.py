@@ -117,6 +117,24 @@ def test_codes_are_as_narrow_as_can_be_and_dictionaries_of_any_size_are_sorted(
         assert column.mask(condition).tolist() == expected
 
 
+def test_numbers_and_strings_of_many_runs_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(column_file, "RUN_VALUES", 7)
+    values: list[Any] = [number // 3 if number % 2 else f"s{number // 5}" for number in range(200)]
+    column = built(tmp_path, NAME, [(None, {"name": value}) for value in values])
+    numbers = [column.numbers[place] for place in range(len(column.numbers))]
+    strings = [column.strings[place] for place in range(len(column.strings))]
+    assert numbers == sorted({value for value in values if isinstance(value, int)})
+    assert strings == sorted({value for value in values if isinstance(value, str)})
+    for condition, expected in (
+        (Comparison(NAME, Operator.LESS, Kind.NUMBER, 40), [isinstance(own, int) and own < 40 for own in values]),
+        (
+            Comparison(NAME, Operator.GREATER, Kind.STRING, "s2"),
+            [isinstance(own, str) and own > "s2" for own in values],
+        ),
+    ):
+        assert column.mask(condition).tolist() == expected
+
+
 def test_a_column_past_its_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(column_file, "MOST_DICTIONARY_BYTES", 1_000)
     built(tmp_path, CAPTION, [("x" * 100, None)] * 100)
