@@ -72,7 +72,7 @@ def merged(folder: Path, field: Field, parts: list[Column], part_of: np.ndarray)
     return written(folder, field, len(part_of), sources)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(filters, st.lists(documents, min_size=1, max_size=12), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_any_filter_over_any_documents(
     where: Filter, held: list[tuple[str | None, Any]], run_values: int, random: Any
