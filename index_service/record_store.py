@@ -11,33 +11,28 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from index_service import record_schema
+from index_service.acknowledged_mark import AcknowledgedMark
 from index_service.fault_points import reach
+from index_service.record_checksums import ids_checksum, text_checksum, vector_checksums
+from index_service.record_schema import SchemaError, State
 from index_service.records import Delete, DeleteRows, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.vector_space import STORED_DTYPE
 
-_APPLICATION_ID = 0x45594542  # "EYEB"
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-CREATE TABLE state (dimension INTEGER NOT NULL, applied_sequence INTEGER NOT NULL, next_row INTEGER NOT NULL);
-CREATE TABLE records (
-    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, caption TEXT, source_uri TEXT, metadata_json BLOB
-);
-CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
-"""
-_READ = "SELECT id, caption, source_uri, metadata_json FROM records WHERE id = ?"
-_READ_WITH_VECTOR = (
-    "SELECT id, caption, source_uri, metadata_json, vector FROM records JOIN vectors USING (row) WHERE id = ?"
-)
+_RECORD = "records.row, id, caption, source_uri, metadata_json, records.checksum"
+_READ = f"SELECT {_RECORD} FROM records WHERE id = ?"  # noqa: S608
+_BOTH = f"{_RECORD}, vector, vectors.checksum"
+_READ_WITH_VECTOR = f"SELECT {_BOTH} FROM records LEFT JOIN vectors USING (row) WHERE id = ?"  # noqa: S608
 _DISK_FULL_CODES = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMMAP}
 )
 _DAMAGED_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_LONGEST_REASON = 200
+_MARK_SUFFIX = "-acknowledged"
 _IDLE_READERS = 2
 _STEPS_BETWEEN_LOOKS = 10_000
 
@@ -83,12 +78,27 @@ class Effect:
     written: Upsert | None = None
     """What it wrote; None when nothing."""
 
+    @property
+    def written_count(self) -> int:
+        """Records it wrote."""
+        return 0 if self.written is None else len(self.written.records)
+
+    @property
+    def ids_checksum(self) -> int:
+        """What it adds to the checksum of all ids."""
+        new = [] if self.written is None else [record.id for record in self.written.records]
+        rows = range(self.first_row, self.first_row + len(new))
+        return ids_checksum(rows, new) - ids_checksum(self.buried, self.removed)
+
 
 class RecordStore:
     """One open file. One thread at a time writes; any number read."""
 
     def __init__(self, path: Path, dimension: int) -> None:
-        """Open an existing file. Raises StoreDamaged when it is missing, foreign, damaged or of another dimension."""
+        """Open an existing file, and bring one of an earlier release up to this one.
+
+        Raises StoreDamaged when it is missing, foreign, damaged, of another dimension, or lacks acknowledged writes.
+        """
         self._path = path
         self._dimension = dimension
         self._closed = False
@@ -99,10 +109,13 @@ class RecordStore:
             raise StoreDamaged(f"{path} is missing")
         with self._translated():
             self._writer = self._connect()
+            self._mark = AcknowledgedMark(Path(f"{path}{_MARK_SUFFIX}"))
             try:
-                self._check_file()
+                record_schema.check(self._writer, dimension)
+                self._check_mark()
             except BaseException:
                 self._writer.close()
+                self._mark.close()
                 raise
             # A reader that stays open keeps the write-ahead log's index on disk, which a full disk could not make anew.
             self._idle_readers.append(self._connect())
@@ -113,10 +126,7 @@ class RecordStore:
         """Make an empty file, durably but for its name in the folder. Raises StoreFull or StoreFailed."""
         try:
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                connection.executescript(_SCHEMA)
-                connection.execute("INSERT INTO state VALUES (?, 0, 1)", (dimension,))
+                record_schema.make(connection, dimension)
         except sqlite3.Error as error:
             raise _translate(error, path) from error
 
@@ -129,6 +139,7 @@ class RecordStore:
                 reader.close()
             self._idle_readers.clear()
         self._writer.close()
+        self._mark.close()
 
     @property
     def disk_bytes(self) -> int:
@@ -142,7 +153,7 @@ class RecordStore:
     def applied_sequence(self) -> int:
         """Number of writes applied since the file was made."""
         with self._reading() as reader:
-            return int(reader.execute("SELECT applied_sequence FROM state").fetchone()[0])
+            return record_schema.read_state(reader).applied_sequence
 
     def apply(self, writes: Sequence[Write]) -> tuple[list[Effect], int]:
         """Apply writes in one durable transaction, whole or not at all.
@@ -154,7 +165,8 @@ class RecordStore:
             raise StoreClosed(f"{self._path} is closed")
         with self._translated():
             self._writer.execute("BEGIN IMMEDIATE")
-            sequence, next_row = self._writer.execute("SELECT applied_sequence, next_row FROM state").fetchone()
+            state = record_schema.read_state(self._writer)
+            next_row, checksum = state.next_row, state.ids_checksum
             effects: list[Effect] = []
             for write in writes:
                 match write:
@@ -166,13 +178,14 @@ class RecordStore:
                         effects.append(self._remove(ids))
                     case DeleteRows(rows):
                         effects.append(self._remove_rows(rows))
-                written = effects[-1].written
-                next_row += len(written.records) if written else 0
-            sequence += len(writes)
-            self._writer.execute("UPDATE state SET applied_sequence = ?, next_row = ?", (sequence, next_row))
+                next_row += effects[-1].written_count
+                checksum += effects[-1].ids_checksum
+            sequence = state.applied_sequence + len(writes)
+            record_schema.write_state(self._writer, State(state.dimension, sequence, next_row, checksum))
             reach("write.before_commit")
             self._writer.execute("COMMIT")
             reach("write.after_commit")
+        self._mark.write(sequence)
         return effects, sequence
 
     def recover(self) -> int:
@@ -183,11 +196,11 @@ class RecordStore:
             try:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
-                return int(self._writer.execute("SELECT applied_sequence FROM state").fetchone()[0])
+                return record_schema.read_state(self._writer).applied_sequence
             except sqlite3.Error:
                 broken, self._writer = self._writer, self._connect()
                 broken.close()
-                return int(self._writer.execute("SELECT applied_sequence FROM state").fetchone()[0])
+                return record_schema.read_state(self._writer).applied_sequence
 
     def copy_into(self, path: Path, stop: Callable[[], bool]) -> tuple[int, int]:
         """Write what the file holds at this moment into a new one, while writes go on. Makes nothing durable.
@@ -225,20 +238,28 @@ class RecordStore:
             return [row[0] for row in rows]
 
     def rows(self) -> np.ndarray:
-        """The rows of all records (n,) int64, ascending."""
+        """The rows of all records (n,) int64, ascending. Raises StoreDamaged when one is missing or another's."""
         with self._reading() as reader:
-            # The index of ids is a fraction of either table, and holds every record's row.
-            found = reader.execute("SELECT row FROM records INDEXED BY sqlite_autoindex_records_1")
-            rows = np.fromiter((row for (row,) in found), dtype=np.int64)
+            reader.execute("BEGIN")  # rows and state of one moment
+            try:
+                found, checksum = record_schema.read_rows(reader)
+                state = record_schema.read_state(reader)
+            finally:
+                reader.execute("COMMIT")
+        if checksum != state.ids_checksum:
+            raise StoreDamaged(f"{self._path}: its ids are not those that were written")
+        rows = np.array(found, dtype=np.int64)
         rows.sort()
         return rows
 
     def read_documents(self, rows: Sequence[int]) -> list[tuple[int, str | None, bytes | None]]:
         """Row, caption and metadata of those of at most 512 rows that are there, in the order of rows."""
         wanted = ", ".join("?" * len(rows))
-        query = f"SELECT row, caption, metadata_json FROM records WHERE row IN ({wanted}) ORDER BY row"  # noqa: S608
+        query = f"SELECT {_RECORD} FROM records WHERE row IN ({wanted}) ORDER BY row"  # noqa: S608
         with self._reading() as reader:
-            return list(reader.execute(query, rows))
+            found = reader.execute(query, rows).fetchall()
+        records = [self._record(*row) for row in found]
+        return [(row[0], record.caption, record.metadata_json) for row, record in zip(found, records, strict=True)]
 
     def stream(self, from_row: int, chunk_rows: int) -> Iterator[tuple[np.ndarray, Upsert]]:
         """Rows (n,) int64 from ``from_row`` on, and the records in them without their source_uris, in order.
@@ -252,31 +273,28 @@ class RecordStore:
                 (from_row,),
             ).fetchone()
             found = reader.execute(
-                "SELECT row, id, caption, metadata_json, vector FROM records JOIN vectors USING (row) "
+                f"SELECT {_BOTH} FROM records JOIN vectors USING (row) "  # noqa: S608
                 "WHERE row >= ? ORDER BY row",
                 (from_row,),
             )
             seen = 0
             while chunk := found.fetchmany(chunk_rows):
                 seen += len(chunk)
-                records = [Record(own, caption, None, metadata) for _, own, caption, metadata, _ in chunk]
+                records = [replace(self._record(*row[:6]), source_uri=None) for row in chunk]
                 rows = np.array([row for row, *_ in chunk], dtype=np.int64)
-                yield rows, Upsert(records, np.stack([self._vector(vector) for *_, vector in chunk]))
+                yield rows, Upsert(records, np.stack([self._vector(row[0], *row[6:]) for row in chunk]))
             if seen != expected:
                 raise StoreDamaged(f"{self._path}: {expected} records or vectors, but only {seen} that belong together")
 
-    def _check_file(self) -> None:
-        (application,) = self._writer.execute("PRAGMA application_id").fetchone()
-        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION_ID:
+    def _check_mark(self) -> None:
+        """Raise StoreDamaged when writes are missing that were acknowledged."""
+        sequence, acknowledged = record_schema.read_state(self._writer).applied_sequence, self._mark.read()
+        if acknowledged > sequence:
             raise StoreDamaged(
-                f"{self._path} is no record store: expected application id {_APPLICATION_ID:#x}, not {application:#x}"
+                f"{self._path} holds {sequence} writes, but {acknowledged} were acknowledged: {self._path}-wal was "
+                f"damaged or removed, or an older copy put in its place; to go on without them, remove "
+                f"{self._path}{_MARK_SUFFIX}"
             )
-        if version != _SCHEMA_VERSION:
-            raise StoreDamaged(f"{self._path}: expected schema version {_SCHEMA_VERSION}, not {version}")
-        dimensions = [row[0] for row in self._writer.execute("SELECT dimension FROM state")]
-        if dimensions != [self._dimension]:
-            raise StoreDamaged(f"{self._path}: expected {self._dimension} dimensions, not {dimensions}")
 
     def _connect(self) -> sqlite3.Connection:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
@@ -308,7 +326,9 @@ class RecordStore:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except SchemaError as error:
+            raise StoreDamaged(f"{self._path} is damaged: {error}") from error
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             raise _translate(error, self._path) from error
 
     def _put(self, upsert: Upsert, first_row: int) -> Effect:
@@ -352,23 +372,49 @@ class RecordStore:
         self._writer.executemany("DELETE FROM records WHERE row = ?", keys)
 
     def _insert(self, records: Sequence[Record], vectors: np.ndarray, first_row: int) -> None:
-        numbered = list(enumerate(records, first_row))
-        self._writer.executemany(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-            ((row, record.id, record.caption, record.source_uri, record.metadata_json) for row, record in numbered),
+        rows = range(first_row, first_row + len(records))
+        blobs = [vector.tobytes() for vector in np.asarray(vectors, dtype=STORED_DTYPE)]
+        texts = (
+            (row, record.id, record.caption, record.source_uri, record.metadata_json)
+            for row, record in zip(rows, records, strict=True)
         )
-        blobs = (vector.tobytes() for vector in np.asarray(vectors, dtype=STORED_DTYPE))
         self._writer.executemany(
-            "INSERT INTO vectors VALUES (?, ?)", zip((row for row, _ in numbered), blobs, strict=True)
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", ((*text, text_checksum(*text)) for text in texts)
+        )
+        self._writer.executemany(
+            "INSERT INTO vectors VALUES (?, ?, ?)", zip(rows, blobs, vector_checksums(rows, blobs), strict=True)
         )
 
-    def _stored(self, row: tuple[str, str | None, str | None, bytes | None, bytes]) -> StoredRecord:
-        return StoredRecord(Record(*row[:4]), self._vector(row[4]) if len(row) > 4 else None)
+    def _stored(self, row: tuple[Any, ...]) -> StoredRecord:
+        """What a row of _READ or _READ_WITH_VECTOR holds."""
+        return StoredRecord(self._record(*row[:6]), self._vector(row[0], *row[6:]) if len(row) > 6 else None)
 
-    def _vector(self, blob: bytes) -> np.ndarray:
+    def _record(
+        self,
+        row: int,
+        record_id: str,
+        caption: str | None,
+        source_uri: str | None,
+        metadata_json: bytes | None,
+        checksum: int | None,
+    ) -> Record:
+        """The record of a row. Raises StoreDamaged unless it is as it was written."""
+        try:
+            found = text_checksum(row, record_id, caption, source_uri, metadata_json)
+        except (AttributeError, TypeError):  # what was text or bytes is something else now
+            found = None
+        if found is None or checksum not in (found, None):
+            raise StoreDamaged(f"{self._path}: the record {record_id!r} is not as it was written")
+        return Record(record_id, caption, source_uri, metadata_json)
+
+    def _vector(self, row: int, blob: bytes | None, checksum: int | None) -> np.ndarray:
+        """The vector of a row. Raises StoreDamaged unless it is as it was written."""
         expected = self._dimension * STORED_DTYPE.itemsize
-        if len(blob) != expected:
-            raise StoreDamaged(f"{self._path}: expected {expected} bytes in a vector, not {len(blob)}")
+        if not isinstance(blob, bytes) or len(blob) != expected:
+            found = len(blob) if isinstance(blob, bytes) else blob
+            raise StoreDamaged(f"{self._path}: expected {expected} bytes in the vector of row {row}, not {found}")
+        if checksum not in (*vector_checksums([row], [blob]), None):
+            raise StoreDamaged(f"{self._path}: the vector of row {row} is not as it was written")
         return np.frombuffer(blob, dtype=STORED_DTYPE)
 
 
@@ -386,11 +432,13 @@ def _changed(old: Record, update: RecordUpdate) -> Record:
     )
 
 
-def _translate(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+def _translate(error: sqlite3.Error | OSError | UnicodeDecodeError, path: Path) -> StoreError:
     """The StoreError that an error of SQLite or of the system amounts to."""
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return (StoreFull if full else StoreFailed)(f"{path}: {error}")
+    if isinstance(error, UnicodeDecodeError) or not hasattr(error, "sqlite_errorcode"):
+        return StoreDamaged(f"{path} is damaged: {str(error)[:_LONGEST_REASON]}")  # Python finds text that is none
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code == sqlite3.SQLITE_INTERRUPT:
         return StoreInterrupted(f"{path}: {error}")

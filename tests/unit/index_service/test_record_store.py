@@ -1,4 +1,6 @@
 import itertools
+import random
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -162,7 +164,7 @@ def spoil(path: Path, statement: str) -> None:
     ("statement", "message"),
     [
         ("PRAGMA application_id = 7", "expected application id 0x45594542, not 0x7"),
-        ("PRAGMA user_version = 9", "expected schema version 1, not 9"),
+        ("PRAGMA user_version = 9", "expected schema version 2, not 9"),
         ("UPDATE state SET dimension = 3", r"expected 2 dimensions, not \[3\]"),
         ("DELETE FROM state", r"expected 2 dimensions, not \[\]"),
     ],
@@ -188,7 +190,7 @@ def test_a_missing_an_empty_and_an_overwritten_file_are_refused(path: Path, tmp_
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("UPDATE vectors SET vector = x'00'", "expected 4 bytes in a vector, not 1"),
+        ("UPDATE vectors SET vector = x'00'", "expected 4 bytes in the vector of row 1, not 1"),
         ("DELETE FROM vectors WHERE row = 1", "2 records or vectors, but only 1"),
         ("DELETE FROM records WHERE row = 1", "2 records or vectors, but only 1"),
     ],
@@ -262,3 +264,157 @@ def test_a_damaged_store_is_not_copied(path: Path, tmp_path: Path) -> None:
     path.write_bytes(data)
     with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged):
         store.copy_into(tmp_path / "copy", lambda: False)
+
+
+def held(store: RecordStore) -> dict[str, StoredRecord]:
+    """All that a store holds, read in every way there is."""
+    rows = store.rows()
+    ids = store.ids_after("", 100_000)
+    by_id = {own: only([found]) for own, found in zip(ids, store.read(ids, with_vectors=True), strict=True)}
+    assert len(rows) == len(ids)
+    streamed = [
+        (row, *pair)
+        for numbers, part in store.stream(1, 4_096)
+        for row, *pair in zip(numbers.tolist(), part.records, part.vectors, strict=True)
+    ]
+    assert [row for row, _, _ in streamed] == rows.tolist()
+    for row, record, vector in streamed:
+        stored = by_id[record.id]
+        assert stored.vector is not None
+        assert (stored.vector == vector).all()
+        assert (record.caption, record.metadata_json) == (stored.record.caption, stored.record.metadata_json)
+        assert store.read_documents([row]) == [(row, record.caption, record.metadata_json)]
+    return by_id
+
+
+def same(one: dict[str, StoredRecord], other: dict[str, StoredRecord]) -> bool:
+    return one.keys() == other.keys() and all(
+        stored.record == other[own].record and np.array_equal(stored.vector, other[own].vector)  # type: ignore[arg-type]
+        for own, stored in one.items()
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_flipped_bit_anywhere_changes_what_is_read(path: Path, tmp_path: Path, seed: int) -> None:
+    """SQLite itself reads most of them without a word."""
+    with closing(RecordStore(path, 2)) as store:
+        for part in range(5):
+            records = [
+                Record(f"{part}-{n}", f"caption {n}", None if n % 3 else f"u{n}", b'{"n": %d}' % n) for n in range(50)
+            ]
+            store.apply([upsert(*records, start=part)])
+        store.apply([Delete([f"2-{n}" for n in range(50)]), Update([RecordUpdate("1-7", caption="changed")])])
+        before = held(store)
+    whole, chosen = path.read_bytes(), random.Random(seed)
+    changed = tmp_path / "changed.sqlite"
+    messages: list[str] = []
+    for number in range(100):
+        flipped = bytearray(whole)
+        flipped[chosen.randrange(len(whole) if number % 4 else 4_096)] ^= 1 << chosen.randrange(8)
+        for leftover in tmp_path.glob("changed.sqlite*"):
+            leftover.unlink()
+        changed.write_bytes(flipped)
+        try:
+            with closing(RecordStore(changed, 2)) as store:
+                assert same(held(store), before)
+        except StoreDamaged as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all(str(changed) in message for message in messages)
+
+
+FIRST_SCHEMA = """
+PRAGMA application_id = 0x45594542;
+PRAGMA user_version = 1;
+CREATE TABLE state (dimension INTEGER NOT NULL, applied_sequence INTEGER NOT NULL, next_row INTEGER NOT NULL);
+CREATE TABLE records (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, caption TEXT, source_uri TEXT, metadata_json BLOB
+);
+CREATE TABLE vectors (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
+INSERT INTO state VALUES (2, 1, 3);
+INSERT INTO records VALUES (1, 'a', 'old', NULL, NULL), (2, 'b', NULL, 'u', x'7b7d');
+INSERT INTO vectors VALUES (1, x'003c0000'), (2, x'0000003c');
+"""
+
+
+def test_a_store_of_the_first_schema_is_taken_over_and_new_rows_are_covered(tmp_path: Path) -> None:
+    path = tmp_path / "first.sqlite"
+    spoil(path, FIRST_SCHEMA)
+    for _ in range(2):
+        with closing(RecordStore(path, 2)) as store:
+            found = held(store)
+            assert [found[own].record for own in "ab"] == [Record("a", "old"), Record("b", None, "u", b"{}")]
+            assert store.applied_sequence() == 1
+    with closing(RecordStore(path, 2)) as store:
+        store.apply([Update([RecordUpdate("a", caption="new")]), Delete(["b"])])
+        assert held(store).keys() == {"a"}
+    with closing(sqlite3.connect(path)) as raw:
+        assert raw.execute("SELECT count(*) FROM records WHERE checksum IS NULL").fetchone() == (0,)
+    spoil(path, "UPDATE records SET caption = 'nwe'")
+    with closing(RecordStore(path, 2)) as store, pytest.raises(StoreDamaged, match="'a' is not as it was written"):
+        store.read(["a"], with_vectors=False)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM records WHERE id = 'a'",
+        "UPDATE records SET id = 'c' WHERE id = 'a'",
+        "UPDATE state SET next_row = 2",
+        "UPDATE state SET applied_sequence = 0",
+    ],
+)
+def test_records_that_are_missing_or_anothers_are_noticed(path: Path, statement: str) -> None:
+    with closing(RecordStore(path, 2)) as store:
+        store.apply([upsert(Record("a"), Record("b"))])
+    spoil(path, statement)
+    with pytest.raises(StoreDamaged, match="written"), closing(RecordStore(path, 2)) as store:
+        store.rows()
+
+
+def crashed(store: RecordStore, path: Path, to: Path) -> Path:
+    """A copy of the files as a kill -9 would leave them."""
+    to.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy(file, to)
+    return to / path.name
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_write_ahead_log_that_lost_acknowledged_writes_is_noticed(
+    store: RecordStore, path: Path, tmp_path: Path, damage: str
+) -> None:
+    for number in range(20):
+        store.apply([upsert(Record(f"{number}"))])
+    with closing(RecordStore(crashed(store, path, tmp_path / "whole"), 2)) as whole:
+        assert len(whole.rows()) == 20
+    other = crashed(store, path, tmp_path / "damaged")
+    log = Path(f"{other}-wal")
+    data = bytearray(log.read_bytes())
+    data[len(data) // 2] ^= 1
+    match damage:
+        case "flip":
+            log.write_bytes(data)
+        case "truncate":
+            log.write_bytes(data[:-5_000])
+        case "remove":
+            log.unlink()
+    with pytest.raises(StoreDamaged, match=r"holds \d+ writes, but 20 were acknowledged: .*-wal") as raised:
+        RecordStore(other, 2)
+    mark = str(raised.value).rpartition("remove ")[2]
+    Path(mark).unlink()
+    with closing(RecordStore(other, 2)) as reopened:
+        assert len(reopened.rows()) < 20
+
+
+@pytest.mark.parametrize("data", [b"", b"short", bytes(12), b"\xff" * 12])
+def test_a_mark_that_can_not_be_read_is_made_anew(store: RecordStore, path: Path, tmp_path: Path, data: bytes) -> None:
+    store.apply([upsert(Record("a"))])
+    other = crashed(store, path, tmp_path / "other")
+    Path(f"{other}-acknowledged").write_bytes(data)
+    with closing(RecordStore(other, 2)) as reopened:
+        reopened.apply([upsert(Record("b"))])
+        lost = crashed(reopened, other, tmp_path / "lost")
+    Path(f"{lost}-wal").unlink()
+    with pytest.raises(StoreDamaged, match="2 were acknowledged"):
+        RecordStore(lost, 2)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from index_service.metrics import IndexMetrics
 from index_service.parts import ShardView
+from index_service.record_store import RecordStore
 from index_service.records import Delete, Record, RecordUpdate, Update, Upsert
 from index_service.shard import STORE_FILE, Shard
 from index_service.vector_space import Metric, VectorSpace
@@ -134,10 +135,8 @@ def test_a_failing_disk_changes_neither_side(shard: Shard, tmp_path: Path) -> No
 
 def test_a_commit_that_was_made_although_it_reported_an_error_is_noticed(shard: Shard, tmp_path: Path) -> None:
     shard.write([upsert("a")])
-    with closing(sqlite3.connect(tmp_path / STORE_FILE)) as other, other:
-        other.execute("INSERT INTO records VALUES (2, 'made', NULL, NULL, NULL)")
-        other.execute("INSERT INTO vectors VALUES (2, ?)", (bytes(2 * DIMENSION),))
-        other.execute("UPDATE state SET applied_sequence = 2, next_row = 3")
+    with closing(RecordStore(tmp_path / STORE_FILE, DIMENSION)) as other:
+        other.apply([upsert("made")])
     with largest_file((tmp_path / f"{STORE_FILE}-wal").stat().st_size), pytest.raises(Unavailable):
         shard.write([upsert(*map(str, range(500)), caption="x" * 500)])
     assert agreed_ids(shard) == {"a", "made"}
