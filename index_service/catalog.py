@@ -17,7 +17,6 @@ Owns the data folder: its lock, its layout and each collection's description.
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import re
@@ -31,6 +30,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO, Any
 
+from index_service import checked_json
 from index_service.collection import Collection, CollectionSpec
 from index_service.compaction import DEFAULT_POLICY, Policy
 from index_service.fault_points import during, reach
@@ -49,6 +49,8 @@ CONFIG_FILES = (CONFIG_FILE,)
 """Files beside collection.json that belong to a collection; those of 0.1.0 have none."""
 
 _FORMAT = 1
+_NAMES_UNCHECKED = frozenset({"format", "name", "dimension", "fingerprint", "metric", "shard_count", "create_time_ns"})
+"""What collection.json holds in 0.1.0."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LEFTOVER_PREFIXES = (".creating-", ".deleting-")
 _FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
@@ -293,7 +295,7 @@ def _write_shards(folder: Path, spec: CollectionSpec) -> None:
 def _write_description(folder: Path, spec: CollectionSpec) -> None:
     """Write collection.json, durably."""
     with (folder / "collection.json").open("w", encoding="utf-8") as file:
-        json.dump(_describe(spec), file, indent=2)
+        file.write(checked_json.render(_describe(spec)))
         file.flush()
         os.fsync(file.fileno())
     sync_folder(folder)
@@ -315,7 +317,7 @@ def _read_spec(folder: Path) -> CollectionSpec:
     """The description of a collection. Raises DataFolderError when it is missing, damaged or of another format."""
     path = folder / "collection.json"
     try:
-        described = json.loads(path.read_text("utf-8"))
+        described = checked_json.parse(path.read_text("utf-8"), unchecked=_NAMES_UNCHECKED)
         if described["format"] != _FORMAT:
             raise DataFolderError(f"{path}: expected format {_FORMAT}, not {described['format']}")
         if described["name"] != folder.name:

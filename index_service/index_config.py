@@ -3,7 +3,6 @@
 Owns those choices and their file. Knows no segment, no FAISS and no request.
 """
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from index_service import checked_json
 from index_service.fault_points import reach
 from index_service.recipes import FASTSCAN, Build, Effort, Recipe
 from index_service.segment_folder import sync_folder
@@ -187,7 +187,7 @@ def read_config(folder: Path) -> IndexConfig:
     """The choices kept in a collection's folder; the defaults where there are none, or none that can be read."""
     path = folder / CONFIG_FILE
     try:
-        described = json.loads(path.read_text("utf-8"))
+        described = checked_json.parse(path.read_text("utf-8"))
         if described["format"] != _FORMAT:
             raise ValueError(f"expected format {_FORMAT}, not {described['format']}")
         return IndexConfig(
@@ -213,7 +213,7 @@ def write_config(folder: Path, config: IndexConfig) -> None:
     aside = folder / f"{CONFIG_FILE}.writing"
     reach("config.before_writing")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(described, file, indent=1)
+        file.write(checked_json.render(described))
         file.flush()
         os.fsync(file.fileno())
     reach("config.before_rename")
