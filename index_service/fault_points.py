@@ -28,6 +28,7 @@ _SEGMENT = (
     "after_manifest_rename",
     "before_removal",
 )
+_FILE = ("before_writing", "before_rename", "after_rename")
 _COLLECTION = ("before_description", "before_rename", "after_rename")
 
 POINTS = (
@@ -35,12 +36,7 @@ POINTS = (
     "write.after_commit",
     *(f"seal.{moment}" for moment in _SEGMENT),
     *(f"merge.{moment}" for moment in _SEGMENT),
-    "config.before_writing",
-    "config.before_rename",
-    "config.after_rename",
-    "queries.before_writing",
-    "queries.before_rename",
-    "queries.after_rename",
+    *(f"{file}.{moment}" for file in ("column", "config", "queries", "tuning") for moment in _FILE),
     "create.before_shards",
     "create.shard_written",
     *(f"create.{moment}" for moment in _COLLECTION),

@@ -280,7 +280,8 @@ class RecordStore:
             seen = 0
             while chunk := found.fetchmany(chunk_rows):
                 seen += len(chunk)
-                records = [replace(self._record(*row[:6]), source_uri=None) for row in chunk]
+                whole = [self._record(*row[:6]) for row in chunk]
+                records = [Record(own.id, own.caption, None, own.metadata_json) for own in whole]
                 rows = np.array([row for row, *_ in chunk], dtype=np.int64)
                 yield rows, Upsert(records, np.stack([self._vector(row[0], *row[6:]) for row in chunk]))
             if seen != expected:
@@ -375,12 +376,18 @@ class RecordStore:
         rows = range(first_row, first_row + len(records))
         blobs = [vector.tobytes() for vector in np.asarray(vectors, dtype=STORED_DTYPE)]
         texts = (
-            (row, record.id, record.caption, record.source_uri, record.metadata_json)
-            for row, record in zip(rows, records, strict=True)
+            # Written out twice: to build the columns once and unpack them for the checksum takes longer.
+            (
+                row,
+                own.id,
+                own.caption,
+                own.source_uri,
+                own.metadata_json,
+                text_checksum(row, own.id, own.caption, own.source_uri, own.metadata_json),
+            )
+            for row, own in zip(rows, records, strict=True)
         )
-        self._writer.executemany(
-            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", ((*text, text_checksum(*text)) for text in texts)
-        )
+        self._writer.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", texts)
         self._writer.executemany(
             "INSERT INTO vectors VALUES (?, ?, ?)", zip(rows, blobs, vector_checksums(rows, blobs), strict=True)
         )

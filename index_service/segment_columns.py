@@ -35,6 +35,7 @@ from index_service.column_file import (
     write_column,
 )
 from index_service.columns import MOST_FIELDS, Column, evaluate
+from index_service.fault_points import reach
 from index_service.filters import Document, Field, Filter, atoms_at, fields_of, matches
 from index_service.segment import Interrupted, Segment
 from service_runtime.errors import DeadlineExceeded
@@ -228,9 +229,12 @@ class _SegmentColumns:
         self._folder.mkdir(exist_ok=True)
         aside = self._folder / f".writing-{uuid.uuid4().hex}"
         try:
+            reach("column.before_writing")
             write_column(aside, self._described(field), sources, gone)
             column = read_column(aside, self._described(field))
+            reach("column.before_rename")
             aside.replace(self._path(field))
+            reach("column.after_rename")
         finally:
             aside.unlink(missing_ok=True)
         self._hold(field, column)

@@ -16,6 +16,7 @@ from threading import Event
 
 import numpy as np
 
+from index_service.fault_points import reach
 from index_service.index_config import Goal, Modality, Tuning, read_goal
 from index_service.recipes import Build, Recipe
 from index_service.segment_folder import sync_folder
@@ -63,11 +64,14 @@ class TuningRequest:
         """Keep it in a collection's folder, durably. Raises OSError."""
         arrays = {modality.value: vectors for modality, vectors in (self.queries or {}).items()}
         aside = folder / f"{REQUEST_FILE}.writing"
+        reach("tuning.before_writing")
         with aside.open("wb") as file:
             np.savez(file, allow_pickle=False, request=np.array(self._described()), **arrays)
             file.flush()
             os.fsync(file.fileno())
+        reach("tuning.before_rename")
         aside.replace(folder / REQUEST_FILE)
+        reach("tuning.after_rename")
         sync_folder(folder)
 
     @classmethod

@@ -93,10 +93,14 @@ class Ledger:
             collection=NAME, records=[record_for(own, version) for own in ids], vectors=vectors
         )
 
-    def write_until_killed(self, address: str, writer: int, seed: int) -> None:
+    def write_until_killed(self, address: str, writer: int, seed: int, *, stopped: bool = False) -> None:
+        """Write until the server is gone. One that is ``stopped`` first may also cancel what has just arrived."""
         own_random = random.Random(seed)
         own_ids = [own for own in self.entries if own.startswith(f"w{writer}/")]
-        with connected(address) as stub, pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+        with (
+            connected(address) as stub,
+            pytest.raises(grpc.RpcError, match="UNAVAILABLE|CANCELLED" if stopped else "UNAVAILABLE"),
+        ):
             while True:
                 kind = own_random.choice((self._upsert, self._stream, self._update, self._delete))
                 kind(stub, own_ids, own_random)

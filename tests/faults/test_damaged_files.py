@@ -108,9 +108,9 @@ def answers(pets: Pets, crashed: Crashed, caplog: pytest.LogCaptureFixture) -> s
     assert pets.collection.config == crashed.config or any("configuration" in record.message for record in warned)
     assert recorded(pets) == crashed.queries or any("queries" in record.message for record in warned)
     pets.check()
+    pets.merge()  # first, for writes wait while so much is in memory
     pets.batches = 1_000
     pets.write()
-    pets.merge()
     pets.check()
     return "told in the log" if warned else "nothing to tell"
 

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import grpc
 import pytest
-from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2, snapshot_pb2
+from eyebright.index.v1 import collection_pb2, filter_pb2, optimize_pb2, record_pb2, search_pb2, snapshot_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 
 from index_service.fault_points import DEATH_POINTS
@@ -143,7 +143,19 @@ def work_of(kind: str) -> Work | None:
     def copy_in(stub: IndexServiceStub, service: RunningService, snapshots: Path, number: int) -> None:
         restore(stub, snapshots / "whole", f"restored-{number}")
 
+    def filter_by_another_field(stub: IndexServiceStub, service: RunningService, snapshots: Path, number: int) -> None:
+        place = filter_pb2.MetadataPlace(keys=[f"field-{number}"])
+        exists = filter_pb2.Filter(exists=filter_pb2.Exists(field=filter_pb2.FilterField(metadata=place)))
+        [result] = search(stub, NAME, random_vectors(1, DIMENSION), filter=exists).results
+        assert not result.ids
+
+    def tune(stub: IndexServiceStub, service: RunningService, snapshots: Path, number: int) -> None:
+        goal = 0.9 + number / 10_000  # another request each time
+        next(iter(stub.Optimize(optimize_pb2.OptimizeRequest(collection=FIXED, target_recall=goal))))
+
     kinds: dict[str, Work] = {
+        "column": filter_by_another_field,
+        "tuning": tune,
         "config": configure,
         "queries": end,
         "create": make,
@@ -178,11 +190,12 @@ def leftovers(folder: Path) -> Iterator[Path]:
 def die_at(point: str, times: int, seed: int, folder: Path, ledger: Ledger) -> None:
     """Write, and do what passes the point, until the server is dead."""
     service = start(folder, f"{point}:{times}:kill")
-    work = work_of(point.partition(".")[0])
+    kind = point.partition(".")[0]
+    work, stopped = work_of(kind), kind == "queries"
     try:
         with ThreadPoolExecutor(WRITERS + 1) as threads:
             busy = [
-                threads.submit(ledger.write_until_killed, service.address, writer, seed + writer)
+                threads.submit(ledger.write_until_killed, service.address, writer, seed + writer, stopped=stopped)
                 for writer in range(WRITERS)
             ]
             if work is not None:
@@ -250,7 +263,7 @@ def test_a_server_that_dies_at_a_point_at_some_time_loses_nothing(
     point: str, template: Template, tmp_path: Path
 ) -> None:
     chosen = random.Random(seed())
-    most = 1 if point.startswith("queries.") else 2 if point.startswith("restore.before_f") else 6
+    most = 1 if point.startswith(("queries.", "tuning.")) else 2 if point.startswith("restore.before_f") else 6
     for number in range(5):
         times = chosen.randint(1, most)
         sys.stdout.write(f"{point}:{times}\n")

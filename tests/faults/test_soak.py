@@ -234,7 +234,7 @@ def soak(folder: Path, seconds: float) -> None:
 
 
 def test_nothing_wrong_is_found_while_everything_happens_at_once(tmp_path: Path) -> None:
-    soak(tmp_path, 10)
+    soak(tmp_path, 7)
 
 
 @pytest.mark.long
