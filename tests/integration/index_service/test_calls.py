@@ -215,10 +215,15 @@ def test_a_hundred_thousand_hits_come_back_whole_and_in_order(stub: IndexService
     rows = np.array([int(own) for own in result.ids])
     np.testing.assert_allclose(scores, unit[rows] @ unit[0], atol=2e-3)
     assert scores[-1] >= np.sort(unit @ unit[0])[500] - 2e-3
+    # A seal in between may change the last bits of such scores, and with them who of two neighbours comes first.
+    score_of = dict(zip(result.ids, result.scores, strict=True))
     for answer in search(stub, "large", np.repeat(vectors[:1], 3, axis=0), k=100_000).results:
-        assert list(answer.ids) == list(result.ids)
-    request = search_request("large", vectors[:1], k=2, offset=99_998)
-    assert list(stub.Search(request).results[0].ids) == list(result.ids[-2:])
+        np.testing.assert_allclose(answer.scores, scores, atol=1e-6)
+        assert len(score_of.keys() & set(answer.ids)) >= 99_990
+        again = [score_of.get(own, own_score) for own, own_score in zip(answer.ids, answer.scores, strict=True)]
+        np.testing.assert_allclose(answer.scores, again, atol=1e-6)
+    [page] = stub.Search(search_request("large", vectors[:1], k=2, offset=99_998)).results
+    np.testing.assert_allclose(page.scores, scores[-2:], atol=1e-6)
     stub.DeleteCollection(collection_pb2.DeleteCollectionRequest(name="large"))
 
 
