@@ -1,10 +1,15 @@
 """Fixtures that every test may use: real services, shared by the session."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A process that a test starts begins as a fork of this one, in which gRPC would run its threads again until it becomes
+# the other program: now and then they crash it before it has (grpc issue 43055). Read when grpc is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from tests.processes import RunningService, running_service
 
