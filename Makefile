@@ -44,8 +44,11 @@ test-torch-side:
 test-faults: setup ## Run the fault tests in their long form, and snapshots through a real S3 server.
 	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
 
-bench: setup ## Measure the index engine at a million vectors (10 minutes, 10 GB); write docs/results/engine.md.
+bench: setup ## Measure the index engine (about an hour, 20 GB of disk); write docs/results and the plots.
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
+	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md --scenes --rows 100000
+	$(BIN)/python -m benchmarks.growth --work $(BENCH) --output docs/results/engine.md --picture docs/images/growth.png
+	$(BIN)/python -m benchmarks.accuracy --work $(BENCH) --output docs/accuracy.md --picture docs/images/recall-latency.png
 
 check: setup ## Format, lint, types, contract.
 	$(BIN)/ruff format --check .

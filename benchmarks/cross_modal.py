@@ -13,6 +13,7 @@ import numpy as np
 CHUNK_ROWS = 10_000
 """Rows are made in chunks of this many, each from a seed of its own, so that any chunk can be made alone."""
 
+_STRANGERS = 1_000_000
 _CLUSTERS = 20_000
 _TOPICS = 400
 _ZIPF_EXPONENT = 0.8
@@ -56,6 +57,10 @@ class CrossModalSpace:
             chunk = self._chunk(begin // CHUNK_ROWS)
             count = min(CHUNK_ROWS, rows - begin)
             yield Chunk(begin, chunk.pictures[:count], chunk.captions[:count])
+
+    def strangers(self, count: int) -> np.ndarray:
+        """Pictures (count, dimension) float32, at most CHUNK_ROWS, that stand in no chunk of ``chunks``."""
+        return self._chunk(_STRANGERS).pictures[:count]
 
     def _chunk(self, number: int) -> Chunk:
         draw = np.random.default_rng([self._seed, self.dimension, number])

@@ -4,17 +4,23 @@ Owns the calls. Knows nothing of what is measured.
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import grpc
 import numpy as np
-from eyebright.index.v1 import collection_pb2, record_pb2, search_pb2
+from eyebright.index.v1 import collection_pb2, filter_pb2, optimize_pb2, record_pb2, search_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import encode_vectors
 
@@ -22,7 +28,9 @@ COLLECTION = "benchmark"
 _FINGERPRINT = "be" * 32
 _MESSAGE_BYTES = 64 * 1024 * 1024
 _START_SECONDS = 600.0
-_CALM_SECONDS = 25.0
+_CALM_SECONDS = 6.0
+_CALM_SHARE = 0.1
+"""Share of a core that the process takes at most while it has nothing to do."""
 
 
 class IndexServer:
@@ -87,14 +95,43 @@ class IndexServer:
             )
         )
 
-    def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> None:
-        """One durable write."""
-        response = self.stub.Upsert(_upsert_request(ids, vectors))
+    def index_automatically(self) -> None:
+        """Leave the recipe to the service."""
+        self._index(collection_pb2.RECIPE_AUTO)
+
+    def rebuild(self, *, centred: bool) -> None:
+        """Have every segment built anew, unless it is built like this."""
+        self._index(collection_pb2.RECIPE_IVF_FASTSCAN, centred=centred)
+
+    def optimize(self, captions: np.ndarray, target_recall: float, k: int) -> "Chosen":
+        """Tune on these captions (n, dimension); returns what was taken once segments are rebuilt."""
+        queries = optimize_pb2.QuerySet(
+            vectors=encode_vectors(captions, _FINGERPRINT), modality=search_pb2.MODALITY_TEXT
+        )
+        request = optimize_pb2.OptimizeRequest(
+            collection=COLLECTION, target_recall=target_recall, k=k, queries=[queries]
+        )
+        for progress in self.stub.Optimize(request):
+            last = progress
+        chosen = last.result.chosen
+        name = collection_pb2.Recipe.Name(chosen.recipe).removeprefix("RECIPE_").lower()
+        return Chosen(name, chosen.centred, chosen.effort.k_factor, chosen.effort.probed_share)
+
+    def upsert(self, ids: Sequence[str], vectors: np.ndarray, metadata: Callable[[str], bytes] | None = None) -> None:
+        """One durable write; ``metadata`` makes that of an id."""
+        response = self.stub.Upsert(_upsert_request(ids, vectors, metadata))
         assert not any(status.code for status in response.statuses)
 
-    def stream(self, batches: Iterable[tuple[Sequence[str], np.ndarray]]) -> Iterator[int]:
-        """Write batches over one stream; yields how many records each acknowledgement was for."""
-        requests = (record_pb2.UpsertStreamRequest(upsert=_upsert_request(ids, vectors)) for ids, vectors in batches)
+    def stream(
+        self, batches: Iterable[tuple[Sequence[str], np.ndarray]], metadata: Callable[[str], bytes] | None = None
+    ) -> Iterator[int]:
+        """Write batches over one stream; yields how many records each acknowledgement was for.
+
+        ``metadata`` makes that of an id.
+        """
+        requests = (
+            record_pb2.UpsertStreamRequest(upsert=_upsert_request(ids, vectors, metadata)) for ids, vectors in batches
+        )
         for response in self.stub.UpsertStream(requests):
             assert not any(status.code for status in response.statuses)
             yield len(response.statuses)
@@ -103,17 +140,9 @@ class IndexServer:
         """Delete up to 10,000 records."""
         self.stub.Delete(record_pb2.DeleteRequest(collection=COLLECTION, ids=ids))
 
-    def search(self, captions: np.ndarray, k: int, *, exact: bool = False) -> search_pb2.SearchResponse:
-        """Search by caption vectors (n, dimension)."""
-        response: search_pb2.SearchResponse = self.stub.Search(
-            search_pb2.SearchRequest(
-                collection=COLLECTION,
-                vectors=encode_vectors(captions, _FINGERPRINT),
-                modality=search_pb2.MODALITY_TEXT,
-                k=k,
-                exact=exact,
-            )
-        )
+    def search(self, captions: np.ndarray, k: int, **options: Any) -> search_pb2.SearchResponse:
+        """Search by caption vectors (n, dimension); ``options`` are fields of the request."""
+        response: search_pb2.SearchResponse = self.stub.Search(_search_request(captions, k, **options))
         return response
 
     def stats(self) -> collection_pb2.GetStatsResponse:
@@ -123,16 +152,63 @@ class IndexServer:
         )
         return response
 
+    def queries_per_second(self, queries: Sequence[np.ndarray], k: int, callers: int, seconds: float = 10.0) -> float:
+        """What so many callers get answered, each one query (1, dimension) after another."""
+        requests = [_search_request(query, k) for query in queries]
+        end = time.perf_counter() + seconds
+
+        def call(first: int) -> int:
+            answered = 0
+            while time.perf_counter() < end:
+                self.stub.Search(requests[(first + answered) % len(requests)])
+                answered += 1
+            return answered
+
+        began = time.perf_counter()
+        with ThreadPoolExecutor(callers) as threads:
+            answered = sum(threads.map(call, range(0, len(requests), -(-len(requests) // callers))))
+        return answered / (time.perf_counter() - began)
+
     def wait_until_compacted(self) -> float:
-        """Seconds until the last change that compaction made; returns once there was none for a while."""
-        began, calm_since = time.perf_counter(), time.perf_counter()
-        before: object = None
+        """Wait until the process has had nothing to do for a while; returns the seconds until then."""
+        began = calm_since = time.perf_counter()
+        spent = self._cpu_seconds()
         while time.perf_counter() - calm_since < _CALM_SECONDS:
-            now = [(shard.segment_count, shard.memtable_rows, shard.tombstone_count) for shard in self.stats().shards]
-            if now != before:
-                before, calm_since = now, time.perf_counter()
-            time.sleep(0.2)
+            time.sleep(0.5)
+            now = self._cpu_seconds()
+            if now - spent > _CALM_SHARE * 0.5:
+                calm_since = time.perf_counter()
+            spent = now
         return calm_since - began
+
+    def _cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @contextmanager
+    def peak_memory(self) -> Iterator[list[int]]:
+        """Look at ``anonymous_bytes`` every tenth of a second; the one number given is the largest so far."""
+        peak = [self.anonymous_bytes()]
+        stopping = threading.Event()
+
+        def look() -> None:
+            while not stopping.wait(0.1):
+                peak[0] = max(peak[0], self.anonymous_bytes())
+
+        watcher = threading.Thread(target=look)
+        watcher.start()
+        try:
+            yield peak
+        finally:
+            stopping.set()
+            watcher.join()
+
+    def _index(self, recipe: collection_pb2.Recipe, *, centred: bool = False) -> None:
+        self.stub.UpdateCollection(
+            collection_pb2.UpdateCollectionRequest(
+                name=COLLECTION, index=collection_pb2.IndexConfig(recipe=recipe, centred=centred)
+            )
+        )
 
     def anonymous_bytes(self) -> int:
         """Resident memory that is not a file's (RssAnon)."""
@@ -140,8 +216,42 @@ class IndexServer:
         return int(status.split("RssAnon:")[1].split()[0]) * 1024
 
 
-def _upsert_request(ids: Sequence[str], vectors: np.ndarray) -> record_pb2.UpsertRequest:
-    records = [record_pb2.Record(id=own) for own in ids]
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the tuner took."""
+
+    recipe: str
+    centred: bool
+    k_factor: float
+    probed_share: float
+
+    def __str__(self) -> str:
+        """In words."""
+        cells = f", probed share {self.probed_share:g}" if self.recipe.startswith("ivf") else ""
+        return f"{self.recipe}{', centred' * self.centred}{cells}, k_factor {self.k_factor:g}"
+
+
+def where(field: str, value: int) -> filter_pb2.Filter:
+    """The filter that lets a value of a metadata field through."""
+    return filter_pb2.Filter(
+        comparison=filter_pb2.Comparison(
+            field=filter_pb2.FilterField(metadata=filter_pb2.MetadataPlace(keys=[field])),
+            operator=filter_pb2.COMPARISON_OPERATOR_EQUAL,
+            value=filter_pb2.FilterValue(integer_value=value),
+        )
+    )
+
+
+def _search_request(captions: np.ndarray, k: int, **options: Any) -> search_pb2.SearchRequest:
+    vectors = encode_vectors(captions, _FINGERPRINT)
+    modality = search_pb2.MODALITY_TEXT
+    return search_pb2.SearchRequest(collection=COLLECTION, vectors=vectors, modality=modality, k=k, **options)
+
+
+def _upsert_request(
+    ids: Sequence[str], vectors: np.ndarray, metadata: Callable[[str], bytes] | None = None
+) -> record_pb2.UpsertRequest:
+    records = [record_pb2.Record(id=own, metadata_json=None if metadata is None else metadata(own)) for own in ids]
     return record_pb2.UpsertRequest(
         collection=COLLECTION, records=records, vectors=encode_vectors(vectors, _FINGERPRINT)
     )

@@ -1,0 +1,149 @@
+"""Scenes of the demo gallery's pictures, embedded by the demo checkpoint: real pictures, real captions, real vectors.
+
+Owns composing them. It runs in a process of its own, for torch and FAISS don't share one:
+``python -m benchmarks.scenes FOLDER --rows 100000``.
+"""
+
+import io
+import os
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image, ImageDraw
+from rich.progress import track
+
+from embedder_service.backends import Tower
+from embedder_service.backends.torch_backend import TorchBackend
+from embedder_service.checkpoint import Checkpoint, load_checkpoint
+from embedder_service.checkpoint_files import DEMO, find_checkpoint
+from embedder_service.images import ImageDecoder
+from embedder_service.texts import TokenisedCaption
+
+_GALLERY = Path(__file__).parents[1] / "client/eyebright_cli/demo_gallery/noto.tar"
+_CHUNK_ROWS = 500
+_SIDE = 96
+_BATCH = 64
+_MAX_BYTES = 1 << 20
+_COLOURS = {
+    "white": (255, 255, 255),
+    "red": (222, 60, 50),
+    "orange": (243, 156, 40),
+    "yellow": (250, 220, 80),
+    "green": (80, 170, 90),
+    "blue": (70, 120, 210),
+    "purple": (150, 90, 190),
+    "pink": (245, 160, 190),
+    "grey": (150, 150, 150),
+    "black": (25, 25, 25),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """One picture of the gallery."""
+
+    label: str
+    picture: Image.Image
+
+
+class _Scenes:
+    """Any scene by its number, the same for the same seed, and what embeds it."""
+
+    def __init__(self, seed: int, threads: int) -> None:
+        self._seed = seed
+        self._things = _gallery()
+        self._checkpoint: Checkpoint = load_checkpoint(find_checkpoint(DEMO), _MAX_BYTES)
+        preprocessing = self._checkpoint.preprocessing
+        self._backend = TorchBackend(self._checkpoint.model, preprocessing, "cpu", threads)
+        self._decoder = ImageDecoder(preprocessing, _MAX_BYTES, _SIDE * _SIDE)
+
+    def chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (n, dimension) float16 of the pictures of a chunk, and float32 of the captions of its first ones."""
+        draw = np.random.default_rng([self._seed, number])
+        made = [self._scene(draw) for _ in range(_CHUNK_ROWS)]
+        pixels = np.stack([self._decoder.decode(encoded, "scene") for encoded, _ in made])
+        pictures = np.concatenate(
+            [
+                self._backend.forward(Tower.IMAGE, pixels[begin : begin + _BATCH])
+                for begin in range(0, len(made), _BATCH)
+            ]
+        )
+        return pictures.astype(np.float16), self._captions([caption for _, caption in made[:_BATCH]])
+
+    def _captions(self, captions: list[str]) -> np.ndarray:
+        tokenised = self._checkpoint.tokenizer.tokenise(captions, "captions")
+        ids = np.stack([one.token_ids for one in tokenised if isinstance(one, TokenisedCaption)])
+        return self._backend.forward(Tower.TEXT, ids)
+
+    def _scene(self, draw: np.random.Generator) -> tuple[bytes, str]:
+        """A PNG of one to three things on a background, and its caption."""
+        colour = str(draw.choice(list(_COLOURS)))
+        scene = Image.new("RGB", (_SIDE, _SIDE), _COLOURS[colour])
+        if draw.random() < 0.5:
+            other = _COLOURS[str(draw.choice(list(_COLOURS)))]
+            begin = int(draw.integers(_SIDE // 2, _SIDE))
+            ImageDraw.Draw(scene).rectangle((0, begin, _SIDE, _SIDE), fill=other)
+        things = [self._things[number] for number in draw.integers(len(self._things), size=int(draw.integers(1, 4)))]
+        for place, thing in enumerate(things):
+            side = int(_SIDE * draw.uniform(0.6, 0.95) / len(things) ** 0.6)
+            picture = thing.picture.resize((side, side)).rotate(float(draw.uniform(-15, 15)), expand=True)
+            room = max(1, _SIDE - picture.width)
+            left = min(room - 1, int(room * (place + draw.random()) / len(things)))
+            scene.paste(picture, (left, int(draw.integers(max(1, _SIDE - picture.height)))), picture)
+        encoded = io.BytesIO()
+        scene.save(encoded, "PNG", compress_level=1)
+        return encoded.getvalue(), " and ".join(thing.label for thing in things) + f" on a {colour} background"
+
+
+def _gallery() -> list[_Thing]:
+    """The pictures of the gallery, cut out of the white that they stand on."""
+    with tarfile.open(_GALLERY) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    things = []
+    for name in sorted(name for name in files if name.endswith(".png")):
+        picture = Image.open(io.BytesIO(files[name])).convert("RGBA")
+        pixels = np.array(picture)
+        pixels[(pixels[..., :3] > 250).all(axis=2), 3] = 0
+        label = files[name.removesuffix(".png") + ".txt"].decode().strip()
+        things.append(_Thing(label, Image.fromarray(pixels)))
+    return things
+
+
+_scenes: _Scenes
+
+
+def _prepare(seed: int) -> None:
+    global _scenes
+    _scenes = _Scenes(seed, threads=1)
+
+
+def _chunk(number: int) -> tuple[np.ndarray, np.ndarray]:
+    return _scenes.chunk(number)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where pictures.f16 and captions.npy are written.")],
+    rows: Annotated[int, typer.Option(help="Scenes; a multiple of 500.")] = 100_000,
+    queries: Annotated[int, typer.Option(help="Captions that are kept.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 1,
+) -> None:
+    """Compose scenes, embed them and some of their captions, and write the vectors."""
+    chunks = rows // _CHUNK_ROWS
+    processes = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _prepare, (seed,))
+    with processes:
+        made = list(track(processes.map(_chunk, range(chunks)), "embedding scenes", total=chunks))
+    pictures = np.concatenate([pictures for pictures, _ in made])
+    each = -(-queries // chunks)
+    captions = np.concatenate([captions[:each] for _, captions in made])[:queries]
+    pictures.tofile(folder / "pictures.f16")
+    np.save(folder / "captions.npy", captions)
+
+
+if __name__ == "__main__":
+    typer.run(main)
