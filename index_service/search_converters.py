@@ -26,6 +26,7 @@ from index_service.search import Evidence, QueryAnswer, SearchAnswer, SearchOpti
 from index_service.vector_space import VectorSpace
 from service_runtime.errors import OK_STATUS, InvalidArgument, ServiceError
 
+_MOST_HITS_OF_SMALL = 1_000
 MAX_QUERIES = 1_000
 MAX_K = 100_000
 MAX_HITS = 1_000_000
@@ -36,6 +37,13 @@ _MODALITIES = {
     search_pb2.MODALITY_IMAGE: Modality.IMAGE,
     search_pb2.MODALITY_RECORD: Modality.RECORD,
 }
+
+
+def is_small(request: search_pb2.SearchRequest) -> bool:
+    """Whether a search is over in milliseconds: one that waits for nothing, and has few hits."""
+    queries = max(request.vectors.count, len(request.records.ids))
+    waits = request.exact or request.HasField("filter")  # the first filter by a field makes its columns
+    return not waits and queries * (request.offset + request.k) <= _MOST_HITS_OF_SMALL
 
 
 def search_collection(

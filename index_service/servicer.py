@@ -31,11 +31,12 @@ from index_service.collection import Collection, UpsertBatch
 from index_service.filter_converters import parse_delete_filter, parse_filter
 from index_service.optimize_calls import OptimizeCalls
 from index_service.page_token import read_page_token
-from index_service.search_converters import search_collection
+from index_service.search_converters import is_small, search_collection
 from index_service.settings import IndexSettings
 from index_service.snapshot_calls import SnapshotCalls
 from index_service.snapshots import Snapshots
 from index_service.tunings import Tunings
+from service_runtime.cores import usable_cores
 from service_runtime.errors import ResourceExhausted, ServiceError
 
 SERVICE_NAME = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name
@@ -54,6 +55,8 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     def __init__(self, settings: IndexSettings) -> None:
         self._settings = settings
         self._threads = ThreadPoolExecutor(settings.request_threads, "request")
+        # More small searches at a time than there are cores would only contend for Python's lock.
+        self._small_searches = ThreadPoolExecutor(settings.search_threads or usable_cores(), "small-search")
         self._snapshot_calls = SnapshotCalls()
         self._optimize_calls = OptimizeCalls(self._threads)
         self._catalog: Catalog
@@ -67,6 +70,7 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     def close(self) -> None:
         """Wait for the work under way; snapshots are not finished."""
         self._snapshot_calls.close()
+        self._small_searches.shutdown()
         self._threads.shutdown()
 
     async def CreateCollection(
@@ -158,7 +162,8 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> bytes:
         """Find the nearest records; the answer comes as it is sent."""
-        return await self._work(partial(self._search, deadline=_deadline(context)), request)
+        threads = self._small_searches if is_small(request) else self._threads
+        return await self._work(partial(self._search, deadline=_deadline(context)), request, threads)
 
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
         """Say how large a collection is."""
@@ -186,9 +191,12 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         """Say what Optimize found last."""
         return self._optimize_calls.get(request)
 
-    async def _work(self, function: Callable[[Request], Response], request: Request) -> Response:
+    async def _work(
+        self, function: Callable[[Request], Response], request: Request, threads: ThreadPoolExecutor | None = None
+    ) -> Response:
         """Run in a thread for requests, with the request's context."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, copy_context().run, function, request)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads or self._threads, copy_context().run, function, request)
 
     def _create(self, request: collection_pb2.CreateCollectionRequest) -> collection_pb2.CreateCollectionResponse:
         self._catalog.refuse_existing(request.name)
