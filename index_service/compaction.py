@@ -13,7 +13,7 @@ from typing import Protocol
 from index_service.index_config import INDEX_FROM_ROWS
 from index_service.recipes import CODE_RECIPES, EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView
-from index_service.workers import LOWEST_PRIORITY, step_behind
+from index_service.workers import LOWEST_PRIORITY, give_memory_back, step_behind
 
 SEAL_ROWS = 16_384
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""
@@ -197,5 +197,8 @@ class Compactor:
     def _run(self, rounds: Rounds, priority: int) -> None:
         step_behind(priority)
         while not self._stopping.wait(_LOOK_SECONDS):
+            worked = False
             while rounds.look(self._stopping) and not self._stopping.is_set():
-                pass
+                worked = True
+            if worked:
+                give_memory_back()
