@@ -6,7 +6,7 @@ Performs no I/O.
 from eyebright_client import _messages
 from eyebright_client._calls import Call, Message, Operation, Service, Sleep
 from eyebright_client._exceptions import AlreadyExists, FingerprintMismatch, Unavailable
-from eyebright_client._results import Collection, CollectionStats, Metric
+from eyebright_client._results import Collection, CollectionStats, Metric, Recipe
 from eyebright_client._session import Session
 from eyebright_client._timeouts import Deadline
 
@@ -107,6 +107,13 @@ def list_collections(session: Session) -> Operation[tuple[Collection, ...]]:
     request = _messages.list_collections_request()
     response = yield from session.index("ListCollections", request, session.timeouts.read)
     return tuple(_messages.read_collection(collection) for collection in response.collections)
+
+
+def set_index(session: Session, name: str | None, *, recipe: Recipe, centred: bool) -> Operation[Collection]:
+    """Behind ``set_index``."""
+    request = _messages.set_index_request(session.collection_name(name), recipe, centred)
+    response = yield from session.index("UpdateCollection", request, session.timeouts.write)
+    return session.remember(_messages.read_collection(response.collection))
 
 
 def delete_collection(session: Session, name: str | None) -> Operation[None]:

@@ -120,6 +120,17 @@ class AsyncClient:
         """All collections, by name."""
         return await self._run(_administration.list_collections)
 
+    async def set_index(
+        self, recipe: results.Recipe = "auto", *, centred: bool = False, name: str | None = None
+    ) -> results.Collection:
+        """Choose how a collection is indexed, in place of what was chosen before; "auto" leaves it to the service.
+
+        ``centred`` subtracts the mean first, for "fastscan", "ivf-fastscan" and "ivf-flat"; scores do not change.
+        Segments are rebuilt in the background, and searched as they were until then. ``optimize`` finds what is
+        fastest.
+        """
+        return await self._run(_administration.set_index, name, recipe=recipe, centred=centred)
+
     async def delete_collection(self, name: str | None = None) -> None:
         """Delete a collection with all its records, for good. Raises NotFound."""
         await self._run(_administration.delete_collection, name)
@@ -217,6 +228,7 @@ class AsyncClient:
         offset: int = 0,
         min_score: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
         include: Collection[IncludeField] | None = None,
         modality: Modality | None = None,
         timeout: float | None = None,
@@ -226,11 +238,14 @@ class AsyncClient:
         Give exactly one of the four. ``k`` is 1 to 100,000. Only records that a ``filter`` lets through are found
         (``F("group") == "food"``, see F), always min(k, matching) of them. ``offset`` leaves out that many of the best;
         ``min_score`` is in the unit of the collection's metric. ``exact`` compares every record, where a large
-        collection would otherwise be searched by codes. ``include`` names what hits carry besides id and score
-        ("caption", "source_uri", "metadata", "vector"); all but the vector by default, nothing when k passes 1,000,
-        where asking for more is refused. ``modality`` says what a plain vector was made of: "text" or "image"
-        (default). ``timeout`` is for the whole call, in seconds. Hits have a probability when a caption, or its
-        vector, is searched under the cosine metric with the embedder that filled the collection.
+        collection would otherwise be searched by codes. ``target_recall``, above 0 to 1, is the share of the exact hits
+        to aim at in this call, instead of what the collection was tuned to.
+
+        ``include`` names what hits carry besides id and score ("caption", "source_uri", "metadata", "vector"); all but
+        the vector by default, nothing when k passes 1,000, where asking for more is refused. ``modality`` says what a
+        plain vector was made of: "text" or "image" (default). ``timeout`` is for the whole call, in seconds. Hits get a
+        probability when a caption, or its vector, is searched under the cosine metric with the embedder that filled the
+        collection.
         """
         return await self._run(
             _searching.search,
@@ -244,6 +259,7 @@ class AsyncClient:
             offset=offset,
             min_score=min_score,
             exact=exact,
+            target_recall=target_recall,
             include=include,
             modality=modality,
             timeout=timeout,
@@ -262,6 +278,7 @@ class AsyncClient:
         offset: int = 0,
         min_score: float | None = None,
         exact: bool = False,
+        target_recall: float | None = None,
         include: Collection[IncludeField] | None = None,
         modality: Modality | None = None,
         timeout: float | None = None,
@@ -283,6 +300,7 @@ class AsyncClient:
             offset=offset,
             min_score=min_score,
             exact=exact,
+            target_recall=target_recall,
             include=include,
             modality=modality,
             timeout=timeout,

@@ -207,6 +207,15 @@ def list_collections_request() -> collection_pb2.ListCollectionsRequest:
     return collection_pb2.ListCollectionsRequest()
 
 
+def set_index_request(name: str, recipe: Recipe, centred: bool) -> collection_pb2.UpdateCollectionRequest:
+    """UpdateCollection. Raises InvalidArgument for an unknown recipe."""
+    if recipe not in _RECIPES:
+        raise InvalidArgument(f"recipe: expected one of {', '.join(_RECIPES)}, not {recipe!r}", field="recipe")
+    with _building("index"):
+        index = collection_pb2.IndexConfig(recipe=_RECIPES[recipe], centred=centred)
+        return collection_pb2.UpdateCollectionRequest(name=name, index=index)
+
+
 def delete_collection_request(name: str) -> collection_pb2.DeleteCollectionRequest:
     """DeleteCollection."""
     with _building("name"):
@@ -600,6 +609,7 @@ def search_request(
     offset: int,
     min_score: float | None,
     exact: bool,
+    target_recall: float | None,
     include: AnyCollection[str],
 ) -> search_pb2.SearchRequest:
     """Search by (n, dimension) vectors, or by record ids. Raises InvalidArgument for numbers that can't be sent."""
@@ -615,6 +625,7 @@ def search_request(
             offset=offset,
             min_score=min_score,
             exact=exact,
+            target_recall=target_recall,
             include=_include(include),
         )
         if isinstance(queries, np.ndarray):

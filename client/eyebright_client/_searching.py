@@ -59,6 +59,7 @@ class Wanted:
     offset: int
     min_score: float | None
     exact: bool
+    target_recall: float | None
     include: Collection[str]
     """What the caller asked for; when nothing was said, the default, or nothing where k does not allow it."""
 
@@ -72,13 +73,14 @@ class Wanted:
         offset: int,
         min_score: float | None,
         exact: bool,
+        target_recall: float | None,
         include: Collection[str] | None,
     ) -> "Wanted":
         """From the arguments of ``search``."""
         if include is None:
             include = DEFAULT_INCLUDE if isinstance(k, int) and k <= MAX_K_WITH_INCLUDE else ()
         where = None if filter is None else check_filter(filter)
-        return cls(session.collection_name(collection), k, where, offset, min_score, exact, include)
+        return cls(session.collection_name(collection), k, where, offset, min_score, exact, target_recall, include)
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ def search(
     offset: int,
     min_score: float | None,
     exact: bool,
+    target_recall: float | None,
     include: Collection[str] | None,
     modality: Modality | None,
     timeout: float | None,
@@ -118,7 +121,7 @@ def search(
     kind, query = _exactly_one(text=text, image=image, vector=vector, like=like)
     _check_modality(kind, modality)
     deadline = Deadline(session.timeouts.search if timeout is None else timeout)
-    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, include)
+    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, target_recall, include)
     queries = [query] if kind != "vector" else _one_row(query)
     results = yield from _search(session, kind, queries, modality, wanted, deadline.remaining)
     if results[0].error is not None:
@@ -139,6 +142,7 @@ def search_many(
     offset: int,
     min_score: float | None,
     exact: bool,
+    target_recall: float | None,
     include: Collection[str] | None,
     modality: Modality | None,
     timeout: float | None,
@@ -151,7 +155,7 @@ def search_many(
     _check_modality(kind, modality)
     seconds = session.timeouts.search if timeout is None else timeout
     check_timeout("timeout", seconds)
-    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, include)
+    wanted = Wanted.of(session, collection, k, filter, offset, min_score, exact, target_recall, include)
     return (yield from _search(session, kind, queries, modality, wanted, lambda: seconds))
 
 
@@ -226,6 +230,7 @@ def _answers(
         offset=wanted.offset,
         min_score=wanted.min_score,
         exact=wanted.exact,
+        target_recall=wanted.target_recall,
         include=wanted.include,
     )
     try:

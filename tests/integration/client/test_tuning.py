@@ -210,3 +210,23 @@ def test_without_matplotlib_the_pip_line_is_named(
     code, _, err = command(NAME, "--plot", f"{tmp_path}/front.png")
     assert code == 1
     assert 'pip install "eyebright[plot]"' in err
+
+
+def test_an_index_is_chosen_and_a_search_aims_at_a_recall(client: Client) -> None:
+    vectors = np.random.default_rng(3).standard_normal((50, 8)).astype(np.float32)
+    client.create_collection(dimension=8, fingerprint="ab" * 32)
+    client.upsert([f"{number:02}" for number in range(50)], vectors)
+    assert client.set_index("ivf-fastscan", centred=True).dimension == 8
+    best = client.search(vector=vectors[3], k=5, exact=True)
+    for target in (0.5, 1.0):
+        found = client.search(vector=vectors[3], k=5, target_recall=target)
+        assert (found.ids, found.evidence.exact) == (best.ids, True), "few records are compared one by one"
+    assert client.search_many(vectors=vectors[:2], k=5, target_recall=0.9)[1].ids[0] == "01"
+    for target in (0.0, -1.0, 1.5):
+        with pytest.raises(InvalidArgument, match="target_recall: expected above 0 and at most 1"):
+            client.search(vector=vectors[3], target_recall=target)
+    with pytest.raises(InvalidArgument, match=r"recipe: expected one of auto, .*not 'ivf'"):
+        client.set_index("ivf")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="centred"):
+        client.set_index("hnsw", centred=True)
+    assert client.set_index().name == client.get_collection().name
