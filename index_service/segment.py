@@ -160,9 +160,9 @@ def _best(
 
 def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, stop: Event) -> None:
     """Write the files of a segment into an empty folder. Nothing is made durable. Raises Interrupted once stopped."""
-    exact = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
-    proposing = _filled(rows.vectors, space, build, exact, stop.is_set)
-    faiss.write_index(exact, str(folder / VECTORS_FILE))
+    with (folder / VECTORS_FILE).open("wb") as file:
+        file.write(_before_vectors(space, len(rows.ids)))
+        proposing = _filled(rows.vectors, space, build, lambda piece: file.write(piece.tobytes()), stop.is_set)
     reach("*.file_written")
     if proposing is not None:
         recipes.write(proposing, build.recipe, folder / CODES_FILE)
@@ -177,8 +177,27 @@ def write_segment(folder: Path, rows: Rows, space: VectorSpace, build: Build, st
     (folder / DESCRIPTION_FILE).write_text(json.dumps(described), "utf-8")
 
 
-def _filled(vectors: Vectors, space: VectorSpace, build: Build, exact: Any, stop: Callable[[], bool]) -> Any:  # noqa: ANN401
-    """The index that proposes among these vectors; None for an exact build. ``exact``, unless None, takes them too."""
+def _before_vectors(space: VectorSpace, count: int) -> bytes:
+    """What FAISS writes before so many float16 vectors, which follow as they are. An index in memory would take as much
+    as they do.
+    """
+    quantizer = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
+    empty = faiss.serialize_index(quantizer).tobytes()
+    # The kind of index and the dimension, 4 bytes each; how many vectors, 8; and so on; last their bytes, 8.
+    vector_bytes = count * space.dimension * STORED_DTYPE.itemsize
+    return empty[:8] + count.to_bytes(8, "little") + empty[16:-8] + vector_bytes.to_bytes(8, "little")
+
+
+def _filled(
+    vectors: Vectors,
+    space: VectorSpace,
+    build: Build,
+    keep: Callable[[np.ndarray], object] | None,
+    stop: Callable[[], bool],
+) -> Any:  # noqa: ANN401
+    """The index that proposes among these vectors; None for an exact build. ``keep``, unless None, is given each piece
+    of them, (n, dimension) float16.
+    """
     count = vectors.shape[0]
     proposing, mean = None, None
     if build.recipe is not Recipe.EXACT:
@@ -188,8 +207,8 @@ def _filled(vectors: Vectors, space: VectorSpace, build: Build, exact: Any, stop
         if stop():
             raise Interrupted
         piece = vectors[begin : begin + _ENCODE_ROWS]
-        if exact is not None:
-            exact.add(piece.astype(np.float32))
+        if keep is not None:
+            keep(piece)
         if proposing is not None:
             proposing.add(recipes.centred(piece, mean))
     return proposing

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+import faiss
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
@@ -415,3 +416,16 @@ def test_a_segment_of_which_a_file_is_short_does_not_open(tmp_path: Path, file: 
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-cut])
     with pytest.raises(RuntimeError):
         Segment("short", tmp_path, space())
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("dimension", [1, 24, 768])
+def test_vectors_are_written_as_faiss_writes_them(tmp_path: Path, metric: Metric, dimension: int) -> None:
+    """Byte for byte, so that a new FAISS with another form does not go unnoticed."""
+    own = VectorSpace(dimension, "ab" * 32, metric)
+    vectors = np.random.default_rng(21).standard_normal((40, dimension)).astype(np.float16)
+    write_segment(tmp_path, Rows(np.arange(40), [str(row) for row in range(40)], vectors), own, EXACT, Event())
+    kind = faiss.METRIC_L2 if metric is Metric.L2 else faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, kind)
+    index.add(vectors.astype(np.float32))
+    assert (tmp_path / "vectors.faiss").read_bytes() == faiss.serialize_index(index).tobytes()
