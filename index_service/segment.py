@@ -182,7 +182,7 @@ def _before_vectors(space: VectorSpace, count: int) -> bytes:
     as they do.
     """
     quantizer = faiss.IndexScalarQuantizer(space.dimension, faiss.ScalarQuantizer.QT_fp16, _METRICS[space.metric])
-    empty = faiss.serialize_index(quantizer).tobytes()
+    empty: bytes = faiss.serialize_index(quantizer).tobytes()
     # The kind of index and the dimension, 4 bytes each; how many vectors, 8; and so on; last their bytes, 8.
     vector_bytes = count * space.dimension * STORED_DTYPE.itemsize
     return empty[:8] + count.to_bytes(8, "little") + empty[16:-8] + vector_bytes.to_bytes(8, "little")
