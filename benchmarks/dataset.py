@@ -56,6 +56,13 @@ class Dataset:
             subprocess.run(command, check=True)  # noqa: S603 - our own module
         return cls(folder, f"{rows:,} scenes of the demo gallery, embedded by the demo checkpoint, seed {seed}")
 
+    def set_aside(self, count: int) -> np.ndarray:
+        """Take the last pictures out; (count, dimension) float32, to stand as queries."""
+        taken = np.asarray(self.pictures[-count:]).astype(np.float32)
+        self.pictures = self.pictures[:-count]
+        self.rows -= count
+        return taken
+
     def float32(self) -> Iterator[np.ndarray]:
         """The pictures, a piece at a time."""
         for begin in range(0, self.rows, _TRUTH_ROWS):
