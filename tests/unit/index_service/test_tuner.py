@@ -89,7 +89,7 @@ def test_recall_is_that_of_live_searches(collection: Collection, tmp_path: Path,
     front = tuner.measure(build, most_seconds=60.0)
     assert not list(tmp_path.iterdir()), "nothing is left of what was measured"
     if build.recipe is Recipe.FASTSCAN:
-        assert front[0].judged.least_recall < front[-1].judged.least_recall
+        assert front[0].judged.least_recall <= front[-1].judged.least_recall, "what takes longer finds more"
 
     collection.configure(lambda _: IndexConfig(build))
     for shard in collection.shards:
