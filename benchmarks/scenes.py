@@ -60,7 +60,7 @@ class _Scenes:
         self._things = _gallery()
         self._checkpoint: Checkpoint = load_checkpoint(find_checkpoint(DEMO), _MAX_BYTES)
         preprocessing = self._checkpoint.preprocessing
-        self._backend = TorchBackend(self._checkpoint.model, preprocessing, "cpu", threads)
+        self._backend = TorchBackend(self._checkpoint.towers, preprocessing, "cpu", threads)
         self._decoder = ImageDecoder(preprocessing, _MAX_BYTES, _SIDE * _SIDE)
 
     def chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:

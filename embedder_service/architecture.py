@@ -12,6 +12,9 @@ from typing import Any
 MODEL_TYPE = "siglip"
 """Of SigLIP, and of SigLIP 2 in fixed resolution."""
 
+_NAFLEX = "siglip2"
+"""Of SigLIP 2 in variable resolution alone, whatever the name suggests."""
+
 _WIDTH = 768
 
 
@@ -43,6 +46,11 @@ class Architecture:
 
 def parse_architecture(config: Mapping[str, Any]) -> Architecture:
     """From the content of config.json. Raises ValueError or TypeError, with both values, for what can't be served."""
+    if config.get("model_type") == _NAFLEX:
+        raise ValueError(
+            f"expected model_type '{MODEL_TYPE}', not '{_NAFLEX}': this is a NaFlex checkpoint (variable resolution), "
+            "which is not served; take a SigLIP 2 of fixed resolution, e.g. google/siglip2-base-patch16-256"
+        )
     if config.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"expected model_type '{MODEL_TYPE}' (SigLIP, or SigLIP 2 of fixed resolution), "

@@ -1,15 +1,19 @@
-"""A SigLIP checkpoint as two towers, a scale and a bias.
+"""A SigLIP checkpoint as one or two towers, a scale and a bias.
 
 Owns loading the weights and the fingerprint's ingredients. Knows nothing of queues or gRPC.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.siglip.modeling_siglip import SiglipModel
+from safetensors import safe_open
+from transformers.models.siglip.modeling_siglip import SiglipModel, SiglipTextModel, SiglipVisionModel
 from transformers.utils import logging as transformers_logging
 
+from embedder_service.backends import Tower
 from embedder_service.checkpoint_files import CheckpointError, CheckpointFiles
 from embedder_service.fingerprint import VectorSpace, file_digest, weights_digest
 from embedder_service.images import Preprocessing
@@ -22,26 +26,36 @@ transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
+TowerModel = SiglipTextModel | SiglipVisionModel
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What is served."""
 
     name: str
+    revision: str
+    """Commit of a checkpoint of the hub; empty for any other."""
     fingerprint: str
+    """Of the whole checkpoint, whichever towers are loaded."""
     dimension: int
     logit_scale: float
     """Natural logarithm of the factor on the cosine."""
     logit_bias: float
     preprocessing: Preprocessing
     tokenizer: CaptionTokenizer
-    model: SiglipModel
+    towers: Mapping[Tower, TowerModel]
+    """The towers that are loaded."""
 
 
-def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
-    """Load the weights in float32. Raises CheckpointError when the parts don't fit together."""
+def load_checkpoint(
+    files: CheckpointFiles, max_text_bytes: int, towers: Collection[Tower] = tuple(Tower)
+) -> Checkpoint:
+    """Load the weights of some towers in float32. Raises CheckpointError when the parts don't fit together."""
     try:
         weights = weights_digest(files.weights)
-        model = _load_model(files)
+        logit_scale, logit_bias = _read_scalars(files.weights, "logit_scale", "logit_bias")
+        models = _load_towers(files, towers)
         tokenizer = CaptionTokenizer(
             files.tokenizer_json,
             files.tokenizer_config,
@@ -61,20 +75,34 @@ def load_checkpoint(files: CheckpointFiles, max_text_bytes: int) -> Checkpoint:
     )
     return Checkpoint(
         name=files.name,
+        revision=files.revision,
         fingerprint=space.fingerprint(),
         dimension=files.architecture.dimension,
-        logit_scale=float(model.logit_scale.item()),
-        logit_bias=float(model.logit_bias.item()),
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
         preprocessing=files.preprocessing,
         tokenizer=tokenizer,
-        model=model,
+        towers=models,
     )
 
 
-def _load_model(files: CheckpointFiles) -> SiglipModel:
+def _load_towers(files: CheckpointFiles, towers: Collection[Tower]) -> dict[Tower, TowerModel]:
     """Raises ValueError for what transformers can't load, a missing tensor, or one of another shape."""
+    match sorted(towers):
+        case [Tower.IMAGE, Tower.TEXT]:
+            whole = _load_model(SiglipModel, files)
+            return {Tower.TEXT: whole.text_model, Tower.IMAGE: whole.vision_model}
+        case [Tower.TEXT]:
+            return {Tower.TEXT: _load_model(SiglipTextModel, files)}
+        case [Tower.IMAGE]:
+            return {Tower.IMAGE: _load_model(SiglipVisionModel, files)}
+    raise ValueError(f"expected one tower or both, not {sorted(towers)}")
+
+
+def _load_model(kind: type[Any], files: CheckpointFiles) -> Any:  # noqa: ANN401
+    """The part of the checkpoint that ``kind`` is; transformers reads no other weights."""
     try:
-        loaded: Any = SiglipModel.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             files.folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -85,7 +113,6 @@ def _load_model(files: CheckpointFiles) -> SiglipModel:
         )
     except Exception as error:  # a dozen unrelated types: a bad file, a value of config.json, a library it asks for
         raise ValueError(f"transformers can't load it ({type(error).__name__}: {error})") from error
-    model: SiglipModel
     model, report = loaded
     if mismatched := sorted(report["mismatched_keys"]):
         name, stored, expected = mismatched[0]
@@ -99,3 +126,18 @@ def _load_model(files: CheckpointFiles) -> SiglipModel:
     model.requires_grad_(False)
     model.eval()
     return model
+
+
+def _read_scalars(files: Collection[Path], *names: str) -> tuple[float, ...]:
+    """Tensors of one number, which no tower holds. Raises ValueError for one that is absent, or is more than that."""
+    found: dict[str, float] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as opened:
+            for name in set(names) & set(opened.keys()):
+                tensor = opened.get_tensor(name)
+                if tensor.numel() != 1:
+                    raise ValueError(f"expected one number in {name}, not shape {tuple(tensor.shape)}")
+                found[name] = float(tensor.item())
+    if absent := [name for name in names if name not in found]:
+        raise ValueError(f"the weights lack {len(absent)} tensors, {absent[0]} first")
+    return tuple(found[name] for name in names)

@@ -34,6 +34,8 @@ class CheckpointFiles:
 
     name: str
     """As it was asked for."""
+    revision: str
+    """Commit of a checkpoint that came from the hub, 40 hexadecimal digits; empty for any other."""
     folder: Path
     """Where config.json stands."""
     weights: tuple[Path, ...]
@@ -52,11 +54,12 @@ def find_checkpoint(model: str, revision: str | None = None) -> CheckpointFiles:
     if folder.is_dir():
         return read_folder(folder, model)
     if _HUB_ID.fullmatch(model):
-        return read_folder(_fetch(model, revision), model)
+        snapshot = _fetch(model, revision)
+        return read_folder(snapshot, model, revision=snapshot.name)  # the cache calls it by its commit
     raise CheckpointError(f"model {model!r} is neither 'demo', nor a folder, nor an OWNER/NAME of the Hugging Face hub")
 
 
-def read_folder(folder: Path, name: str) -> CheckpointFiles:
+def read_folder(folder: Path, name: str, revision: str = "") -> CheckpointFiles:
     """The checkpoint in a folder of Hugging Face's layout. Raises CheckpointError, naming the file at fault."""
     config = _read_json(folder / "config.json")
     try:
@@ -77,6 +80,7 @@ def read_folder(folder: Path, name: str) -> CheckpointFiles:
         )
     return CheckpointFiles(
         name=name,
+        revision=revision,
         folder=folder,
         weights=weights,
         tokenizer_json=tokenizer_json,

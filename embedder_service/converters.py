@@ -8,6 +8,7 @@ from eyebright.vectors.numpy_codec import encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import ElementType
 from google.rpc import status_pb2
 
+from embedder_service.backends import Backend, Tower
 from embedder_service.checkpoint import Checkpoint
 from embedder_service.embedder import Embeddings
 from embedder_service.settings import EmbedderSettings
@@ -44,7 +45,10 @@ def to_images_response(
     )
 
 
-def to_model(checkpoint: Checkpoint, settings: EmbedderSettings) -> messages.Model:
+_TOWERS = {Tower.TEXT: messages.TOWER_TEXT, Tower.IMAGE: messages.TOWER_IMAGE}
+
+
+def to_model(checkpoint: Checkpoint, backend: Backend, settings: EmbedderSettings) -> messages.Model:
     """What GetModel says."""
     return messages.Model(
         name=checkpoint.name,
@@ -58,6 +62,8 @@ def to_model(checkpoint: Checkpoint, settings: EmbedderSettings) -> messages.Mod
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
         max_text_bytes=settings.max_text_bytes,
+        towers=sorted(_TOWERS[tower] for tower in backend.towers),
+        revision=checkpoint.revision,
     )
 
 

@@ -21,7 +21,7 @@ from embedder_service.metrics import EmbedderMetrics
 from embedder_service.settings import EmbedderSettings
 from embedder_service.texts import CaptionTokenizer
 from service_runtime.cores import usable_cores
-from service_runtime.errors import InvalidArgument, ServiceError
+from service_runtime.errors import FailedPrecondition, InvalidArgument, ServiceError
 
 _Spans = list[tuple[float, float]]
 """(began, ended) on time.monotonic()'s scale; threads append, which is atomic."""
@@ -62,6 +62,7 @@ class Embedder:
         metrics: EmbedderMetrics,
     ) -> None:
         self._tokenizer = tokenizer
+        self._towers = backend.towers
         self._decoder = decoder
         self._dimension = dimension
         self._max_items = settings.max_items
@@ -86,7 +87,8 @@ class Embedder:
     async def embed_texts(self, texts: Sequence[str], deadline: float) -> Embeddings:
         """Embed captions by ``deadline`` (on time.monotonic()'s scale).
 
-        Raises InvalidArgument for a wrong number of captions, ResourceExhausted when the queue is full.
+        Raises InvalidArgument for a wrong number of captions, FailedPrecondition without a text tower,
+        ResourceExhausted when the queue is full.
         """
         with self._admitted(Tower.TEXT, len(texts), "texts"):
             began = time.monotonic()
@@ -112,7 +114,8 @@ class Embedder:
     async def embed_images(self, images: Sequence[bytes], deadline: float) -> Embeddings:
         """Embed encoded images by ``deadline`` (on time.monotonic()'s scale).
 
-        Raises InvalidArgument for a wrong number of images, ResourceExhausted when the queue is full.
+        Raises InvalidArgument for a wrong number of images, FailedPrecondition without an image tower,
+        ResourceExhausted when the queue is full.
         """
         with self._admitted(Tower.IMAGE, len(images), "images"):
             decoding: _Spans = []
@@ -144,6 +147,8 @@ class Embedder:
             self._metrics.stage_latency_seconds.labels("decode", Tower.IMAGE).observe(ended - began)
 
     def _admitted(self, tower: Tower, count: int, field: str) -> AbstractContextManager[None]:
+        if tower not in self._towers:
+            raise FailedPrecondition(f"the {tower} tower is not loaded; loaded here: {', '.join(self._towers)}")
         if not 1 <= count <= self._max_items:
             raise InvalidArgument(f"expected 1 to {self._max_items} items, not {count}", field=field)
         return self._admission[tower].admit(count)

@@ -27,7 +27,7 @@ _logger = logging.getLogger("eyebright.embedder")
 
 
 class EmbedderService:
-    """What service_runtime hosts. Ready means that both towers have just embedded something."""
+    """What service_runtime hosts. Ready means that every tower loaded has just embedded something."""
 
     service_name = SERVICE_NAME
 
@@ -55,7 +55,7 @@ class EmbedderService:
             settings,
             self._metrics,
         )
-        servicer = EmbedderServicer(self._embedder, to_model(checkpoint, settings), settings.stream_window)
+        servicer = EmbedderServicer(self._embedder, to_model(checkpoint, backend, settings), settings.stream_window)
         assert self._server is not None, "register comes first"
         register(servicer, self._server)
         stated = {
@@ -63,6 +63,8 @@ class EmbedderService:
             "fingerprint": checkpoint.fingerprint,
             "dimension": str(checkpoint.dimension),
             "device": backend.device,
+            "towers": ",".join(backend.towers),
+            "revision": checkpoint.revision,
         }
         self._metrics.model.info(stated)
         seconds = round(time.monotonic() - began, 3)
@@ -78,10 +80,15 @@ class EmbedderService:
 
     def _load(self) -> tuple[Checkpoint, Backend]:
         settings = self._settings
-        checkpoint = load_checkpoint(self._files, settings.max_text_bytes)
+        if (commit := self._files.revision) and commit != settings.revision:
+            _logger.warning(
+                "revision not pinned", extra={"model_name": self._files.name, "pin": f"--revision {commit}"}
+            )
+        towers = tuple(Tower) if settings.towers == "both" else (Tower(settings.towers),)
+        checkpoint = load_checkpoint(self._files, settings.max_text_bytes, towers)
         threads = settings.torch_threads or usable_cores()
         try:
-            backend = TorchBackend(checkpoint.model, checkpoint.preprocessing, settings.device, threads)
+            backend = TorchBackend(checkpoint.towers, checkpoint.preprocessing, settings.device, threads)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
             raise CheckpointError(f"device {settings.device} can't be used: {error}") from error
         _warm_up(backend, checkpoint)
@@ -89,14 +96,14 @@ class EmbedderService:
 
 
 def _warm_up(backend: Backend, checkpoint: Checkpoint) -> None:
-    """One forward pass of each tower. Raises CheckpointError when a vector is not of length 1."""
+    """One forward pass of each tower that is loaded. Raises CheckpointError when a vector is not of length 1."""
     side = checkpoint.preprocessing.size
     caption = checkpoint.tokenizer.tokenise(["a photo"], "texts")[0]
     if isinstance(caption, Exception):
         raise CheckpointError(f"{checkpoint.name}: the tokenizer refuses 'a photo': {caption}")
     rows = {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
-    for tower, row in rows.items():
-        vectors = backend.forward(tower, row[None])
+    for tower in backend.towers:
+        vectors = backend.forward(tower, rows[tower][None])
         length = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, checkpoint.dimension) or not abs(length - 1) < 1e-3:
             raise CheckpointError(

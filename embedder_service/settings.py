@@ -3,7 +3,7 @@
 Owns their names, units, ranges and defaults. Knows nothing of what they configure.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -35,6 +35,10 @@ class EmbedderSettings(ServiceSettings):
     revision: str | None = None
     """Commit, tag or branch of a hub model; None takes its main branch. Name a commit, so that the vector space
     can't change."""
+
+    towers: Literal["both", "text", "image"] = "both"
+    """Which towers are loaded: both, text or image. One alone takes the memory of one; what needs the other is
+    refused. The fingerprint is the same."""
 
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     """Where the towers run: cpu, cuda or cuda:N."""

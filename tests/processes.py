@@ -74,9 +74,11 @@ def start_service(
 
 
 @contextmanager
-def running_service(module: str, folder: Path, *arguments: str, python: Path | None = None) -> Iterator[RunningService]:
+def running_service(
+    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None, python: Path | None = None
+) -> Iterator[RunningService]:
     """A service for the length of a block; terminated at its end, killed when that does not help."""
-    service = start_service(module, folder, *arguments, python=python)
+    service = start_service(module, folder, *arguments, environment=environment, python=python)
     try:
         yield service
     finally:

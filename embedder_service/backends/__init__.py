@@ -17,10 +17,12 @@ class Tower(StrEnum):
 
 
 class Backend(Protocol):
-    """Runs both towers on one device. Called from one thread at a time."""
+    """Runs one tower or both on one device. Called from one thread at a time."""
 
     device: str
     """Where it runs, e.g. ``cpu`` or ``cuda:0``."""
+    towers: tuple[Tower, ...]
+    """Those that forward() may be called for."""
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Vectors (n, dimension) float32 of Euclidean length 1, each a function of its own row alone.

@@ -3,26 +3,27 @@
 Owns normalising pixels, the forward pass and the length of the vectors. Knows nothing of queues, files or gRPC.
 """
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers.models.siglip.modeling_siglip import SiglipModel
 
 from embedder_service.backends import Tower
 from embedder_service.images import Preprocessing
 
 
 class TorchBackend:
-    """Runs a SiglipModel on the CPU or on a CUDA device. Raises RuntimeError when torch can't reach the device."""
+    """Runs transformers' towers on the CPU or a CUDA device. Raises RuntimeError when torch can't reach the device."""
 
-    def __init__(self, model: SiglipModel, preprocessing: Preprocessing, device: str, threads: int) -> None:
+    def __init__(self, towers: Mapping[Tower, Any], preprocessing: Preprocessing, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         # cuDNN rounds convolutions to TF32 (10 bits) by default; the patch embedding is one.
         torch.backends.cudnn.allow_tf32 = False
         self.device = device
-        self._model = cast("Any", model).to(device)  # transformers leaves its calls and to() untyped
+        self.towers = tuple(towers)
+        self._models = {tower: model.to(device) for tower, model in towers.items()}
         scale, offset = preprocessing.affine()
         self._scale = torch.tensor(scale, dtype=torch.float32, device=device).view(1, 3, 1, 1)
         self._offset = torch.tensor(offset, dtype=torch.float32, device=device).view(1, 3, 1, 1)
@@ -33,9 +34,9 @@ class TorchBackend:
             rows = torch.from_numpy(batch).to(self.device)
             if tower is Tower.TEXT:
                 # No attention mask: SigLIP was trained to see its padding, and is pooled at the last position.
-                pooled = self._model.text_model(input_ids=rows).pooler_output
+                pooled = self._models[tower](input_ids=rows).pooler_output
             else:
-                pooled = self._model.vision_model(pixel_values=self.pixel_values(rows)).pooler_output
+                pooled = self._models[tower](pixel_values=self.pixel_values(rows)).pooler_output
             vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
             return vectors
 

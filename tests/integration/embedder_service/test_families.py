@@ -18,12 +18,15 @@ from embedder_service.service import EmbedderService
 from embedder_service.settings import EmbedderSettings
 from service_runtime.server import Server
 from tests.unit.embedder_service.checkpoints import CAPTIONS, Reference, write_checkpoint
+from tests.unit.embedder_service.pictures import encoded, photo
 
 
 @asynccontextmanager
-async def serving(folder: Path, registry: CollectorRegistry, **limits: int) -> AsyncIterator[EmbedderServiceStub]:
+async def serving(
+    folder: Path, registry: CollectorRegistry, **options: int | str
+) -> AsyncIterator[EmbedderServiceStub]:
     """A stub for a server of the checkpoint in a folder."""
-    settings = EmbedderSettings(port=0, metrics_port=0, model=str(folder), torch_threads=1, **limits)  # type: ignore[arg-type]
+    settings = EmbedderSettings(port=0, metrics_port=0, model=str(folder), torch_threads=1, **options)  # type: ignore[arg-type]
     async with (
         Server(EmbedderService(find_checkpoint(settings.model), settings, registry), settings, registry) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
@@ -41,6 +44,36 @@ async def test_a_folder_of_either_family_is_served(tmp_path: Path, family: str) 
     theirs = Reference.of(folder).text_vectors(list(CAPTIONS))
     assert 1 - (decode_vectors(answer.vectors) * theirs).sum(1).min() <= 1e-6
     np.testing.assert_allclose(np.linalg.norm(theirs, axis=1), 1)
+
+
+@pytest.mark.parametrize("loaded", ["text", "image"])
+async def test_a_tower_alone_refuses_what_needs_the_other(tmp_path: Path, loaded: str) -> None:
+    folder = write_checkpoint(tmp_path, "siglip2")
+    texts = messages.EmbedTextsRequest(texts=CAPTIONS)
+    images = messages.EmbedImagesRequest(images=[encoded(photo(64, 64))])
+    async with serving(folder, CollectorRegistry()) as stub:
+        both = (await stub.GetModel(messages.GetModelRequest())).model
+    assert list(both.towers) == [messages.TOWER_TEXT, messages.TOWER_IMAGE]
+    async with serving(folder, CollectorRegistry(), towers=loaded) as stub:
+        model = (await stub.GetModel(messages.GetModelRequest())).model
+        embed = {"text": (stub.EmbedTexts, texts), "image": (stub.EmbedImages, images)}
+        call, request = embed.pop(loaded)
+        assert {status.code for status in (await call(request)).statuses} == {0}
+        ((missing, (call, request)),) = embed.items()
+        batches = {
+            "text": messages.EmbedStreamRequest(texts=texts),
+            "image": messages.EmbedStreamRequest(images=images),
+        }
+        stream = stub.EmbedStream(iter([batches[missing]]))
+        for refused in (call(request), stream.read()):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await refused
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert caught.value.details() == f"the {missing} tower is not loaded; loaded here: {loaded}"
+    assert list(model.towers) == [messages.TOWER_TEXT if loaded == "text" else messages.TOWER_IMAGE]
+    assert (model.fingerprint, model.logit_scale, model.logit_bias) == (
+        both.fingerprint, both.logit_scale, both.logit_bias
+    )  # fmt: skip
 
 
 async def test_overload_is_refused_at_once_while_streams_wait(tmp_path: Path) -> None:

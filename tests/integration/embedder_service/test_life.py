@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.embedder_service.conftest import metric, texts_of
 from tests.processes import RunningService, running_service
+from tests.unit.embedder_service.checkpoints import write_checkpoint
 from tests.unit.embedder_service.pictures import encoded, photo
 
 
@@ -128,13 +129,49 @@ def test_a_public_bind_without_tls_and_token_is_refused() -> None:
             "hf download some/model --revision abc --local-dir FOLDER; then give the folder: --model FOLDER",
         ),
     ],
-    ids=["nothing", "a folder of other things", "a hub id without a network"],
+    ids=["nothing", "a folder of other things", "a hub id offline"],
 )
 def test_a_model_that_cannot_be_served_is_told_on_one_line(tmp_path: Path, model: str, expected: str) -> None:
     status, message = run_to_its_end("--model", model, "--revision", "abc", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert status == 2
     assert expected in message
     assert message.count("\n") == 1
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_the_way_round(tmp_path: Path) -> None:
+    nobody = "http://127.0.0.1:9"  # the discard port: nothing listens
+    status, message = run_to_its_end("--model", "some/model", HF_ENDPOINT=nobody, HF_HOME=str(tmp_path))
+    assert status == 2
+    assert "hf download some/model --local-dir FOLDER; then give the folder: --model FOLDER" in message
+    assert message.count("\n") == 1
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(("arguments", "warned"), [((), True), (("--revision", COMMIT), False)], ids=["main", "pinned"])
+def test_a_hub_id_is_served_offline_from_the_cache_by_its_commit(
+    tmp_path: Path, arguments: tuple[str, ...], warned: bool
+) -> None:
+    cached = tmp_path / "home/hub/models--some--model"
+    snapshot = cached / "snapshots" / COMMIT
+    write_checkpoint(snapshot, "siglip2")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(COMMIT)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    with (
+        running_service(
+            "embedder_service", tmp_path, "--model", "some/model", *arguments, environment=offline
+        ) as service,
+        grpc.insecure_channel(service.address) as channel,
+    ):
+        model = EmbedderServiceStub(channel).GetModel(messages.GetModelRequest()).model
+    assert (model.name, model.revision) == ("some/model", COMMIT)
+    lines = [json.loads(line) for line in service.log.read_text("utf-8").splitlines()]
+    (loaded,) = [line for line in lines if line["message"] == "model loaded"]
+    assert loaded["revision"] == COMMIT
+    pins = [line["pin"] for line in lines if line["level"] == "warning"]
+    assert pins == ([f"--revision {COMMIT}"] if warned else [])
 
 
 def test_help_explains_every_option() -> None:

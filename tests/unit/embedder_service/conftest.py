@@ -26,7 +26,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def backend(checkpoint: Checkpoint) -> TorchBackend:
-    return TorchBackend(checkpoint.model, checkpoint.preprocessing, "cpu", threads=1)
+    return TorchBackend(checkpoint.towers, checkpoint.preprocessing, "cpu", threads=1)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ class GatedBackend:
     """Doubles its rows; each pass announces its batch and waits for a permit. A row of -1 makes the pass raise."""
 
     device = "test"
+    towers = tuple(Tower)
 
     def __init__(self) -> None:
         self.passes: Queue[tuple[Tower, list[float]]] = Queue()

@@ -106,6 +106,20 @@ def test_scale_bias_and_sizes_are_the_checkpoints(checkpoint: Checkpoint, refere
     assert checkpoint.tokenizer.layout.length == reference.model.config.text_config.max_position_embeddings
 
 
+@pytest.mark.parametrize("tower", list(Tower))
+def test_a_tower_alone_is_the_same_tower(
+    checkpoint: Checkpoint, folder: Path, backend: TorchBackend, tower: Tower
+) -> None:
+    lone = load_checkpoint(read_folder(folder, folder.name), MAX_TEXT_BYTES, [tower])
+    assert list(lone.towers) == [tower]
+    assert (lone.fingerprint, lone.dimension) == (checkpoint.fingerprint, checkpoint.dimension)
+    assert (lone.logit_scale, lone.logit_bias) == (checkpoint.logit_scale, checkpoint.logit_bias)
+    alone = TorchBackend(lone.towers, lone.preprocessing, "cpu", threads=1)
+    assert list(alone.towers) == [tower]
+    rows = token_ids(lone, list(CAPTIONS)) if tower is Tower.TEXT else decoded_pictures(lone)[0]
+    np.testing.assert_array_equal(alone.forward(tower, rows), backend.forward(tower, rows))
+
+
 def test_special_ids_are_the_families(tmp_path: Path) -> None:
     ids = {}
     for family in ("siglip", "siglip2"):
@@ -139,6 +153,13 @@ def test_missing_weights_are_refused_not_drawn_at_random(breakable: Path) -> Non
     del weights["logit_bias"]
     save_file(weights, breakable / "model.safetensors", {"format": "pt"})
     assert "the weights lack 1 tensors, logit_bias first" in refused(breakable)
+
+
+def test_a_scale_of_many_numbers_is_refused(breakable: Path) -> None:
+    weights = load_file(breakable / "model.safetensors")
+    weights["logit_scale"] = weights["logit_scale"].repeat(2)
+    save_file(weights, breakable / "model.safetensors", {"format": "pt"})
+    assert "expected one number in logit_scale, not shape (2,)" in refused(breakable)
 
 
 def test_damaged_weights_are_refused(breakable: Path) -> None:

@@ -39,7 +39,13 @@ def test_defaults_of_the_preprocessor_are_transformers_own(folder: Path) -> None
     assert preprocessing.rescale_factor == 1 / 255
 
 
-@pytest.mark.parametrize("model_type", ["siglip2", "clip", None])
+def test_naflex_is_refused_by_its_name(folder: Path) -> None:
+    write(folder / "config.json", {"model_type": "siglip2"})
+    with pytest.raises(CheckpointError, match=r"not 'siglip2': this is a NaFlex checkpoint .* google/siglip2-base"):
+        find_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("model_type", ["clip", None])
 def test_other_kinds_of_model_are_refused_by_name(folder: Path, model_type: str | None) -> None:
     write(folder / "config.json", {"model_type": model_type})
     with pytest.raises(CheckpointError, match=f"expected model_type 'siglip' .*, not {model_type!r}"):
