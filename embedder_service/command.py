@@ -1,6 +1,7 @@
 """The command: settings, logs, serve.
 
-Owns the exit status: 0 after SIGTERM, 2 with one line on standard error for what the operator has to put right.
+Owns the exit status: 0 after SIGTERM, 1 when the service could not go on, 2 with one line on standard error for what
+the operator has to put right.
 """
 
 import asyncio
@@ -30,13 +31,12 @@ def main() -> int:
 
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        asyncio.run(serve(EmbedderService(files, settings, registry), settings, registry))
+        return asyncio.run(serve(EmbedderService(files, settings, registry), settings, registry))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors())
         return _complain("; ".join(faults))
     except (CheckpointError, OSError) as error:
         return _complain(str(error))
-    return 0
 
 
 def _complain(message: str) -> int:

@@ -22,6 +22,7 @@ from embedder_service.metrics import EmbedderMetrics
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
 from service_runtime.cores import usable_cores
+from service_runtime.lifecycle import Lifecycle
 
 _logger = logging.getLogger("eyebright.embedder")
 
@@ -42,7 +43,7 @@ class EmbedderService:
         """Remember the server: the servicer joins it once there is a model to answer for."""
         self._server = server
 
-    async def start(self) -> None:
+    async def start(self, lifecycle: Lifecycle) -> None:  # noqa: ARG002
         """Load the checkpoint and warm it up. Raises CheckpointError when it can't be served."""
         began = time.monotonic()
         checkpoint, backend = await asyncio.to_thread(self._load)
@@ -69,6 +70,10 @@ class EmbedderService:
         self._metrics.model.info(stated)
         seconds = round(time.monotonic() - began, 3)
         _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
+
+    def ailment(self) -> str:
+        """None of its own."""
+        return ""
 
     async def drain(self) -> None:
         """Nothing goes on for long."""

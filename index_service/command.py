@@ -1,6 +1,7 @@
 """The command: read the settings, serve until told to stop.
 
-Owns the exit status: 0 after SIGTERM, 2 with one line on standard error for what the operator has to put right.
+Owns the exit status: 0 after SIGTERM, 1 when the service could not go on, 2 with one line on standard error for what
+the operator has to put right.
 """
 
 import asyncio
@@ -27,8 +28,7 @@ def main() -> int:
         configure_logging(settings.log_level)
         sys.setswitchinterval(_SWITCH_SECONDS)
         registry = CollectorRegistry()
-        asyncio.run(serve(IndexHost(settings, registry), settings, registry))
+        return asyncio.run(serve(IndexHost(settings, registry), settings, registry))
     except (SettingsError, DataFolderError, OSError) as error:
         sys.stderr.write(f"index_service: {error}\n")
         return 2
-    return 0

@@ -20,6 +20,7 @@ from index_service.snapshots import Snapshots
 from index_service.tunings import Tunings
 from index_service.workers import Workers
 from service_runtime.cores import usable_cores
+from service_runtime.lifecycle import Lifecycle
 
 
 class IndexHost:
@@ -45,7 +46,7 @@ class IndexHost:
         """Add the servicer to the server."""
         register(self._servicer, server)
 
-    async def start(self) -> None:
+    async def start(self, lifecycle: Lifecycle) -> None:  # noqa: ARG002
         """Open all collections; the server answers nobody before. Raises DataFolderError."""
         self._catalog = await asyncio.to_thread(self._open)
         self._compactor = Compactor(self._catalog.shards)
@@ -53,6 +54,10 @@ class IndexHost:
         snapshots = Snapshots(self._catalog, self._settings.data_folder, self._settings.snapshot_urls)
         self._tunings = Tunings(self._catalog, self._settings.search_threads or usable_cores())
         self._servicer.serve(self._catalog, snapshots, self._tunings)
+
+    def ailment(self) -> str:
+        """None of its own: a search or a write that fails says so to its caller."""
+        return ""
 
     async def drain(self) -> None:
         """End tunings, so that their callers don't wait; they are begun again at the next start."""

@@ -11,6 +11,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from service_runtime.lifecycle import Lifecycle
+
+_UNAVAILABLE = "503 Service Unavailable"
+
 _logger = logging.getLogger("eyebright.http")
 
 
@@ -28,10 +32,10 @@ class _Handler(WSGIRequestHandler):
 
 
 class HttpEndpoint:
-    """Serves the metrics of a registry and answers probes; ``ready`` is what /readyz says."""
+    """Serves the metrics of a registry and answers probes."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.ready = False
+    def __init__(self, registry: CollectorRegistry, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
         self._metrics = make_wsgi_app(registry)
         self._server: WSGIServer | None = None
 
@@ -55,9 +59,17 @@ class HttpEndpoint:
         path = environ.get("PATH_INFO")
         if path == "/metrics":
             return self._metrics(environ, start_response)  # type: ignore[no-any-return]
-        status, body = {
-            "/livez": ("200 OK", b"alive\n"),
-            "/readyz": ("200 OK", b"ready\n") if self.ready else ("503 Service Unavailable", b"not ready\n"),
-        }.get(str(path), ("404 Not Found", b"try /metrics, /livez or /readyz\n"))
+        status, text = self._probed(str(path))
+        body = text.encode()
         start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
         return [body]
+
+    def _probed(self, path: str) -> tuple[str, str]:
+        """(status, body) of a probe."""
+        if path == "/livez":
+            trouble, fine = self._lifecycle.ailment(), "alive"
+        elif path == "/readyz":
+            trouble, fine = self._lifecycle.obstacle(), "ready"
+        else:
+            return "404 Not Found", "try /metrics, /livez or /readyz\n"
+        return (_UNAVAILABLE, f"not {fine}: {trouble}\n") if trouble else ("200 OK", f"{fine}\n")

@@ -7,22 +7,31 @@ served: a service brings a Hosted and gets called back.
 import asyncio
 import json
 import logging
+import math
 import os
 import signal
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from service_runtime.auth import BearerToken, server_credentials
 from service_runtime.http_endpoint import HttpEndpoint
 from service_runtime.interceptors import CallInterceptor
+from service_runtime.lifecycle import Lifecycle
 from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.settings import ServiceSettings
+
+_FAILED_DRAIN_SECONDS = 2.0
+"""How long calls in flight may take to finish once the service can't go on, at most."""
+
+_FAILED_EXIT_SECONDS = 15.0
+"""After this the process that can't go on ends, whatever its threads still wait for."""
 
 _logger = logging.getLogger("eyebright.server")
 
@@ -36,8 +45,17 @@ class Hosted(Protocol):
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
 
-    async def start(self) -> None:
-        """Make ready to answer; the server accepts calls once this returns. An exception ends the process."""
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Make ready to answer; the server accepts calls once this returns. An exception ends the process.
+
+        The lifecycle is told from then on when readiness is withdrawn or given back, and when the service can't go on.
+        """
+
+    def ailment(self) -> str:
+        """Why the process should be ended and started again; empty while it is alive. Asked at any time after
+        construction, from another thread, by /livez.
+        """
+        ...
 
     async def drain(self) -> None:
         """End what would go on for long; called before the calls under way are waited for, also when start failed
@@ -72,8 +90,8 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        self._health = health.aio.HealthServicer()
-        self._http = HttpEndpoint(registry)
+        self.lifecycle = Lifecycle(hosted.service_name, hosted.ailment, settings.stall_seconds)
+        self._http = HttpEndpoint(registry, self.lifecycle)
         self.ports = Ports(0, 0)
 
     async def __aenter__(self) -> "Server":
@@ -86,20 +104,21 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._shut_down(self._settings.drain_seconds)
+        most = _FAILED_DRAIN_SECONDS if self.lifecycle.failed.is_set() else math.inf
+        await self._shut_down(min(self._settings.drain_seconds, most))
 
     async def _start(self) -> None:
         settings = self._settings
+        self.lifecycle.start()
         metrics_port = self._http.start(settings.metrics_host, settings.metrics_port)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.lifecycle.health, self._server)
         self._hosted.register(self._server)
         names = (self._hosted.service_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
-        await self._set_serving(False)
         port = self._bind()
-        await self._hosted.start()
+        await self._hosted.start(self.lifecycle)
         await self._server.start()
-        await self._set_serving(True)
+        self.lifecycle.open()
         self.ports = Ports(port, metrics_port)
         _logger.info(
             "serving",
@@ -124,22 +143,20 @@ class Server:
         except RuntimeError as error:  # grpc's word for an address in use
             raise OSError(f"can't listen on {address}: {error}") from error
 
-    async def _set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in ("", self._hosted.service_name):
-            await self._health.set(name, status)
-        self._http.ready = serving
-
     async def _shut_down(self, drain_seconds: float) -> None:
-        await self._set_serving(False)
+        self.lifecycle.close()
         await self._hosted.drain()
         await self._server.stop(drain_seconds)
         await self._hosted.stop()
         self._http.stop()
+        self.lifecycle.stop()
 
 
-async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
-    """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal exits at once."""
+async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> int:
+    """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal exits at once.
+
+    Returns the exit status: 0, or 1 when the service could not go on.
+    """
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -151,8 +168,21 @@ async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRe
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    async with Server(hosted, settings, registry):
-        await told_to_stop.wait()
+    async with Server(hosted, settings, registry) as server:
+        ends = [asyncio.ensure_future(event.wait()) for event in (told_to_stop, server.lifecycle.failed)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        if server.lifecycle.failed.is_set():
+            _exit_in_any_case(_FAILED_EXIT_SECONDS)
+    return int(server.lifecycle.failed.is_set())
+
+
+def _exit_in_any_case(seconds: float) -> None:
+    """End the process with status 1 after a while: what broke may never let its threads be joined."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _write_whole(path: Path, text: str) -> None:

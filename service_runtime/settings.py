@@ -55,6 +55,10 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = Field(20.0, ge=0.0, le=600.0)
     """After SIGTERM, how long calls in flight may take to finish, in seconds, 0 to 600."""
 
+    stall_seconds: float = Field(120.0, gt=0.0, le=3600.0)
+    """Without a sign of life for so long, in seconds, up to 3,600, /livez answers 503, so that the process is started
+    again. More than the longest piece of work of the service takes."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the JSON lines on standard error."""
 

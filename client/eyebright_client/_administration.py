@@ -1,16 +1,17 @@
-"""Collections: the operations that make, describe and delete them, and the wait for both services.
+"""Collections: the operations that make, describe and delete them; the health of both services, and the wait for them.
 
 Performs no I/O.
 """
 
 from eyebright_client import _messages
 from eyebright_client._calls import Call, Message, Operation, Service, Sleep
-from eyebright_client._exceptions import AlreadyExists, FingerprintMismatch, Unavailable
-from eyebright_client._results import Collection, CollectionStats, Metric, Recipe
+from eyebright_client._exceptions import AlreadyExists, FingerprintMismatch, InvalidArgument, Unavailable
+from eyebright_client._results import Collection, CollectionStats, Metric, Recipe, ServiceName, ServingStatus
 from eyebright_client._session import Session
 from eyebright_client._timeouts import Deadline
 
 _READY_POLL_SECONDS = 0.1
+_SERVICES: dict[ServiceName, Service] = {"embedder": Service.EMBEDDER, "index": Service.INDEX}
 
 
 def wait_until_ready(session: Session, timeout_seconds: float) -> Operation[None]:
@@ -30,6 +31,17 @@ def wait_until_ready(session: Session, timeout_seconds: float) -> Operation[None
                 answered = True
             except Unavailable:  # the connection broke while the service was starting
                 yield Sleep(min(_READY_POLL_SECONDS, deadline.remaining()))
+
+
+def health(session: Session, service: ServiceName) -> Operation[ServingStatus]:
+    """Behind ``health``."""
+    if service not in _SERVICES:
+        expected = " or ".join(map(repr, _SERVICES))
+        raise InvalidArgument(f"service: expected {expected}, not {service!r}", field="service")
+    asked = _SERVICES[service]
+    call = session.embedder if asked is Service.EMBEDDER else session.index
+    request = _messages.health_request(asked)
+    return _messages.read_health((yield from call("CheckHealth", request, session.timeouts.read)))
 
 
 def create_collection(

@@ -69,6 +69,10 @@ class AsyncClient:
         """Wait until both services answer. Raises DeadlineExceeded when they don't in time."""
         await self._run(_administration.wait_until_ready, timeout_seconds)
 
+    async def health(self, service: results.ServiceName = "embedder") -> results.ServingStatus:
+        """What a service ("embedder" or "index") says of itself; "not_serving" while it starts, stops or is ill."""
+        return await self._run(_administration.health, service)
+
     async def model(self) -> results.Model:
         """The checkpoint that the embedder serves; asked for once, then remembered."""
         return await self._run(_embedding.get_model)

@@ -69,6 +69,10 @@ class Client:
         """Wait until both services answer. Raises DeadlineExceeded when they don't in time."""
         self._run(_administration.wait_until_ready, timeout_seconds)
 
+    def health(self, service: results.ServiceName = "embedder") -> results.ServingStatus:
+        """What a service ("embedder" or "index") says of itself; "not_serving" while it starts, stops or is ill."""
+        return self._run(_administration.health, service)
+
     def model(self) -> results.Model:
         """The checkpoint that the embedder serves; asked for once, then remembered."""
         return self._run(_embedding.get_model)

@@ -4,8 +4,8 @@ The only module that touches generated protobuf code. Makes no call and keeps no
 """
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Collection as AnyCollection
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, TypeAlias
@@ -13,10 +13,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
-from eyebright.index.v1 import collection_pb2, filter_pb2, optimize_pb2, record_pb2, search_pb2, snapshot_pb2
+from eyebright.index.v1 import (
+    collection_pb2,
+    filter_pb2,
+    index_service_pb2,
+    optimize_pb2,
+    record_pb2,
+    search_pb2,
+    snapshot_pb2,
+)
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import FLOAT16, FLOAT32, VectorBatchError, decode_vectors, encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import VectorBatch
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from eyebright_client._calls import Message, Service
 from eyebright_client._exceptions import InternalError, InvalidArgument, NotFound
@@ -51,11 +60,13 @@ from eyebright_client._results import (
     Record,
     RecordPage,
     SearchResult,
+    ServingStatus,
     ShardSnapshot,
     ShardStats,
     Snapshot,
     SnapshotPhase,
     SnapshotProgress,
+    TowerName,
     Tuning,
     TuningBasis,
     TuningPhase,
@@ -64,8 +75,33 @@ from eyebright_client._results import (
 )
 from eyebright_client._statuses import read_item_errors
 
-STUBS: dict[Service, Any] = {Service.EMBEDDER: EmbedderServiceStub, Service.INDEX: IndexServiceStub}
-"""The stub class of each service; made with a channel, it has one callable per method."""
+
+def _with_health(stub_class: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """Makes stubs that know grpc.health.v1.Health/Check too. On the wire its request is a StringValue, its response an
+    Int32Value, so that it needs no stub of its own.
+    """
+
+    def make(channel: Any) -> Any:  # noqa: ANN401 - sync or async
+        stub = stub_class(channel)
+        stub.CheckHealth = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=StringValue.SerializeToString,
+            response_deserializer=Int32Value.FromString,
+        )
+        return stub
+
+    return make
+
+
+STUBS = {Service.EMBEDDER: _with_health(EmbedderServiceStub), Service.INDEX: _with_health(IndexServiceStub)}
+"""Makes the stub of each service from a channel: one callable per method, and CheckHealth."""
+
+_FULL_NAMES = {
+    Service.EMBEDDER: embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name,
+    Service.INDEX: index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
+}
+_SERVING_STATUSES: dict[int, ServingStatus] = {1: "serving", 2: "not_serving"}
+_TOWER_NAMES: dict[int, TowerName] = {embedder_pb2.TOWER_TEXT: "text", embedder_pb2.TOWER_IMAGE: "image"}
 
 _METRICS: dict[Metric, collection_pb2.Metric] = {
     "cosine": collection_pb2.METRIC_COSINE,
@@ -131,6 +167,19 @@ def _building(what: str, position: int | None = None) -> Iterator[None]:
         raise InvalidArgument(f"{what}: {error}", field=what, position=position) from error
 
 
+# Health
+
+
+def health_request(service: Service) -> StringValue:
+    """CheckHealth."""
+    return StringValue(value=_FULL_NAMES[service])
+
+
+def read_health(response: Int32Value) -> ServingStatus:
+    """What a service says of itself."""
+    return _SERVING_STATUSES.get(response.value, "unknown")
+
+
 # Embedder
 
 
@@ -142,7 +191,9 @@ def get_model_request() -> embedder_pb2.GetModelRequest:
 def read_model(response: embedder_pb2.GetModelResponse) -> Model:
     """The model served."""
     model = response.model
-    return Model(**{name: getattr(model, name) for name in Model.__slots__})
+    stated = {name: getattr(model, name) for name in Model.__slots__}
+    towers = tuple(_TOWER_NAMES[tower] for tower in model.towers if tower in _TOWER_NAMES)
+    return Model(**stated | {"towers": towers or tuple(_TOWER_NAMES.values())})
 
 
 def embed_request(

@@ -14,6 +14,9 @@ from eyebright_client._exceptions import CallError
 
 Metric: TypeAlias = Literal["cosine", "inner_product", "l2"]
 Modality: TypeAlias = Literal["text", "image", "record"]
+TowerName: TypeAlias = Literal["text", "image"]
+ServiceName: TypeAlias = Literal["embedder", "index"]
+ServingStatus: TypeAlias = Literal["serving", "not_serving", "unknown"]
 SnapshotPhase: TypeAlias = Literal["waiting", "copying", "transferring", "opening", "done"]
 TuningPhase: TypeAlias = Literal["waiting", "settling", "answering", "measuring", "rebuilding", "done"]
 TuningBasis: TypeAlias = Literal["measured", "few_queries", "exact"]
@@ -36,6 +39,14 @@ class Model:
     max_image_bytes: int
     max_image_pixels: int
     max_text_bytes: int
+    towers: tuple[TowerName, ...] = ("text", "image")
+    """What can be embedded; both where the embedder is too old to say."""
+    precision: str = ""
+    """What the towers compute in: "fp32", "bf16", "fp16" or "int8"; empty where the embedder is too old to say."""
+    revision: str = ""
+    """Commit of a checkpoint that came from the hub; empty for any other."""
+    accepts_pixels: bool = False
+    """Whether the embedder takes pictures that are decoded already."""
 
     def probability(self, cosine: np.ndarray | float) -> np.ndarray:
         """Probability that a caption and an image with this cosine match, in the shape of ``cosine``.

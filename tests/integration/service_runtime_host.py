@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import grpc
 from grpc import aio
 from prometheus_client import CollectorRegistry
 
+from service_runtime import server as server_module
 from service_runtime.errors import InvalidArgument
+from service_runtime.lifecycle import Lifecycle
 from service_runtime.logging import configure_logging
 from service_runtime.server import serve
 from service_runtime.settings import ServiceSettings
@@ -26,6 +29,11 @@ class EchoHost:
     def __init__(self) -> None:
         self.started = False
         self.stopped = False
+        self.ill = ""
+        self.released = threading.Event()
+        """Ends what stands still: the event loop in Block, and stop() after Wedge."""
+        self.released.set()
+        self._lifecycle: Lifecycle | None = None
 
     def register(self, server: aio.Server) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -33,16 +41,23 @@ class EchoHost:
             "EchoStream": grpc.stream_stream_rpc_method_handler(self.echo_stream),
             "Refuse": grpc.unary_unary_rpc_method_handler(self.refuse),
             "Break": grpc.unary_unary_rpc_method_handler(self.break_down),
+            "Block": grpc.unary_unary_rpc_method_handler(self.block),
+            "GiveUp": grpc.unary_unary_rpc_method_handler(self.give_up),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(self.service_name, handlers),))
 
-    async def start(self) -> None:
+    async def start(self, lifecycle: Lifecycle) -> None:
         self.started = True
+        self._lifecycle = lifecycle
+
+    def ailment(self) -> str:
+        return self.ill
 
     async def drain(self) -> None:
         """Nothing goes on for long."""
 
     async def stop(self) -> None:
+        await asyncio.to_thread(self.released.wait)
         self.stopped = True
 
     async def echo(self, request: bytes, context: Context) -> bytes:
@@ -62,8 +77,23 @@ class EchoHost:
     async def break_down(self, request: bytes, context: Context) -> bytes:
         raise RuntimeError(f"a secret: {request!r}")
 
+    async def block(self, request: bytes, context: Context) -> bytes:
+        """The event loop stands still until ``released`` is set."""
+        self.released.wait()
+        return request
+
+    async def give_up(self, request: bytes, context: Context) -> bytes:
+        """What broke is named by the request; "wedged" never lets the service stop."""
+        if request == b"wedged":
+            self.released.clear()
+        assert self._lifecycle is not None
+        for _ in range(2):
+            self._lifecycle.fail(RuntimeError(request.decode()))
+        return request
+
 
 if __name__ == "__main__":
     configure_logging("info")
+    server_module._FAILED_EXIT_SECONDS = 3.0
     settings = ServiceSettings(ready_file=Path(sys.argv[1]), drain_seconds=float(sys.argv[2]))
-    asyncio.run(serve(EchoHost(), settings, CollectorRegistry()))
+    sys.exit(asyncio.run(serve(EchoHost(), settings, CollectorRegistry())))

@@ -29,6 +29,8 @@ from service_runtime.settings import ServiceSettings
 from tests.integration.service_runtime_host import EchoHost
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+NAMES = ("", "test.Echo")
 
 
 @pytest.fixture
@@ -188,6 +190,96 @@ async def test_health_reflection_and_probes(server: Server, channel: aio.Channel
     assert _get(server, "/secrets")[0] == 404
 
 
+async def test_readiness_is_withdrawn_and_given_back(
+    server: Server, channel: aio.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    with caplog.at_level(logging.INFO, "eyebright.lifecycle"):
+        for _ in range(2):
+            server.lifecycle.withdraw("the canary is dead")
+        for name in NAMES:
+            assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
+        assert _get(server, "/readyz") == (503, "not ready: the canary is dead\n")
+        assert _get(server, "/livez")[0] == 200
+        assert await _method(channel, "Echo")(b"x") == b"x"  # who calls all the same is answered
+        for _ in range(2):
+            server.lifecycle.restore()
+    for name in NAMES:
+        assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
+    assert _get(server, "/readyz") == (200, "ready\n")
+    assert caplog.messages == ["not ready", "ready again"]
+
+
+async def test_all_who_watch_hear_of_every_change(server: Server, channel: aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    gone, named, unnamed = (health.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", *NAMES))
+    for watch in (gone, named, unnamed):
+        assert (await watch.read()).status == SERVING
+    gone.cancel()  # must not take the others with it
+    server.lifecycle.withdraw("for a moment")
+    for watch in (named, unnamed):
+        assert (await watch.read()).status == NOT_SERVING
+    server.lifecycle.restore()
+    for watch in (named, unnamed):
+        assert (await watch.read()).status == SERVING
+
+
+async def test_health_of_a_service_that_is_not_here(channel: aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    other = health_pb2.HealthCheckRequest(service="no.such.Service")
+    with pytest.raises(aio.AioRpcError, match=r"expected '' or 'test\.Echo', not 'no\.such\.Service'") as caught:
+        await health.Check(other)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+    watch = health.Watch(other)
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+async def test_readiness_given_back_while_stopping_is_not_said() -> None:
+    async with Server(EchoHost(), ServiceSettings(drain_seconds=1), CollectorRegistry()) as server:
+        server.lifecycle.withdraw("ill")
+    server.lifecycle.restore()
+    assert server.lifecycle.obstacle() == "starting or stopping"
+
+
+async def test_what_ails_the_service_is_told_to_livez_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    host = EchoHost()
+    async with Server(host, ServiceSettings(drain_seconds=1), CollectorRegistry()) as server:
+        with caplog.at_level(logging.ERROR, "eyebright.lifecycle"):
+            host.ill = "no pass for 130 s"
+            for _ in range(2):
+                assert _get(server, "/livez") == (503, "not alive: no pass for 130 s\n")
+            assert caplog.messages == ["not alive"]
+            host.ill = ""
+            assert _get(server, "/livez") == (200, "alive\n")
+
+
+async def test_an_event_loop_that_stands_still_is_not_alive() -> None:
+    host = EchoHost()
+    settings = ServiceSettings(drain_seconds=1, stall_seconds=1.5)
+    async with (
+        Server(host, settings, CollectorRegistry()) as server,
+        aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
+    ):
+
+        def until(status: int) -> str:
+            while (answer := _get(server, "/livez"))[0] != status:
+                time.sleep(0.02)
+            return answer[1]
+
+        def watch() -> str:
+            try:
+                return until(503)
+            finally:
+                host.released.set()
+
+        host.released.clear()
+        watched = asyncio.create_task(asyncio.to_thread(watch))
+        assert await _method(channel, "Block")(b"x") == b"x"
+        assert (await watched).startswith("not alive: the event loop has stood still for ")
+        await asyncio.to_thread(until, 200)
+
+
 async def test_token(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     settings = ServiceSettings(token_file=tmp_path / "token", drain_seconds=0)
@@ -246,8 +338,8 @@ async def test_sigterm_drains_and_exits_zero(host: Callable[[float], tuple[subpr
         slow = _stream(channel, b"sleep 1.5")
         await slow.initial_metadata()  # the call has begun
         process.send_signal(signal.SIGTERM)
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
+        assert (await watch.read()).status == NOT_SERVING
+        assert await watch.read() is aio.EOF  # so that nobody who watches holds up the drain
         assert [answer async for answer in slow] == [b"sleep 1.5"]
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
@@ -266,3 +358,32 @@ async def test_a_call_past_the_drain_deadline_is_ended(
         with pytest.raises(aio.AioRpcError):
             await stuck.read()
     assert process.wait(20) == 0
+
+
+async def test_a_service_that_cannot_go_on_says_so_and_exits_with_1(
+    host: Callable[[float], tuple[subprocess.Popen[str], int, int]],
+) -> None:
+    process, port, _ = host(600)
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        stuck = _stream(channel, b"sleep 600")
+        await stuck.initial_metadata()
+        assert await _method(channel, "GiveUp")(b"the device thread ended") == b"the device thread ended"
+        assert (await watch.read()).status == NOT_SERVING
+        with pytest.raises(aio.AioRpcError):  # not after the 600 s of an ordinary drain
+            await stuck.read()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    (fault,) = [line for line in map(json.loads, errors.splitlines()) if line["level"] == "critical"]
+    assert fault["message"] == "the service can't go on"
+    assert "RuntimeError: the device thread ended" in fault["traceback"]
+
+
+async def test_a_service_that_cannot_even_stop_is_ended_all_the_same(
+    host: Callable[[float], tuple[subprocess.Popen[str], int, int]],
+) -> None:
+    process, port, _ = host(0)
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await _method(channel, "GiveUp")(b"wedged")
+    assert process.wait(20) == 1

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eyebright_client import TLS, CallError, ClientClosed, DeadlineExceeded, Timeouts, Unauthenticated, Unavailable
+from eyebright_client import (
+    TLS,
+    CallError,
+    ClientClosed,
+    DeadlineExceeded,
+    EmbedderNotConfigured,
+    InvalidArgument,
+    NotFound,
+    Timeouts,
+    Unauthenticated,
+    Unavailable,
+)
 
 from tests.integration.client.conftest import MakeClient
 from tests.processes import RunningService, running_service, start_service
@@ -28,6 +39,7 @@ def test_every_call_has_a_deadline(make_client: MakeClient, silent: str) -> None
     client = make_client(silent, silent, timeouts=short)
     for ask in (
         lambda: client.model(),
+        lambda: client.health(),
         lambda: client.search("a caption"),
         lambda: client.search(vector=np.ones(4)),
         lambda: client.search(like="a"),
@@ -71,6 +83,17 @@ def test_readiness(make_client: MakeClient, embedder: RunningService, index: Run
         make_client(silent, index.address).wait_until_ready(0.3)
     with pytest.raises(DeadlineExceeded, match="ListCollections"):
         make_client(embedder.address, silent).wait_until_ready(0.3)
+
+
+def test_health(make_client: MakeClient, embedder: RunningService, index: RunningService) -> None:
+    client = make_client(embedder.address, index.address)
+    assert (client.health(), client.health("index")) == ("serving", "serving")
+    with pytest.raises(InvalidArgument, match="expected 'embedder' or 'index', not 'gallery'"):
+        client.health("gallery")  # type: ignore[arg-type]
+    with pytest.raises(NotFound, match="EmbedderService"):
+        make_client(index.address, index.address).health()
+    with pytest.raises(EmbedderNotConfigured):
+        make_client(None, index.address).health()
 
 
 def test_readiness_waits_for_a_service_that_starts_later(make_client: MakeClient, tmp_path: Path) -> None:
