@@ -88,6 +88,7 @@ class Server:
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 # A second process on the same port would answer half of the calls.
                 ("grpc.so_reuseport", 0),
+                *_connection_age(settings.max_connection_seconds),
             ],
         )
         self.lifecycle = Lifecycle(hosted.service_name, hosted.ailment, settings.stall_seconds)
@@ -183,6 +184,10 @@ def _exit_in_any_case(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()
+
+
+def _connection_age(seconds: float) -> list[tuple[str, int]]:
+    return [("grpc.max_connection_age_ms", max(1, round(seconds * 1000)))] if seconds else []
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -52,6 +52,11 @@ class ServiceSettings(BaseSettings):
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024, le=1024 * 1024 * 1024)
     """Largest gRPC message taken or sent, in bytes, 1 MiB to 1 GiB. Larger ones are answered RESOURCE_EXHAUSTED."""
 
+    max_connection_seconds: float = Field(0.0, ge=0.0, le=86_400.0)
+    """How long a client may keep one connection, in seconds, 0 to 86,400; give or take a tenth. Then it is asked to
+    connect anew, and calls under way finish. Behind a name that stands for several replicas, clients so find the new
+    ones. 0 sets no limit."""
+
     drain_seconds: float = Field(20.0, ge=0.0, le=600.0)
     """After SIGTERM, how long calls in flight may take to finish, in seconds, 0 to 600."""
 

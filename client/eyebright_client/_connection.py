@@ -2,11 +2,12 @@
 
 Owns channel options, TLS, and the metadata that every call carries. Knows no message.
 
-``retry_policy.json`` is the gRPC service config. It repeats a call that failed with UNAVAILABLE up to three times,
-and lists only methods that may be repeated: those that read, Upsert (a record replaces the old one whole) and
-UpdateRecords (it sets fields to stated values). Not listed are CreateCollection, DeleteCollection and Delete, because
-a call that succeeded with its answer lost would come back as ALREADY_EXISTS, NOT_FOUND, or a wrong count; and the
-streams, whose batches ``_indexing`` repeats one by one.
+``retry_policy.json`` is the gRPC service config. It spreads calls over all addresses that a name stands for, so that
+``dns:///embedder:7001`` uses every replica behind a headless Kubernetes service. It repeats a call that failed with
+UNAVAILABLE up to three times, and lists only methods that may be repeated: those that read, Upsert (a record replaces
+the old one whole) and UpdateRecords (it sets fields to stated values). Not listed are CreateCollection,
+DeleteCollection and Delete, because a call that succeeded with its answer lost would come back as ALREADY_EXISTS,
+NOT_FOUND, or a wrong count; and the streams, whose batches ``_indexing`` repeats one by one.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _KEEPALIVE_MS = 330_000  # gRPC servers drop clients that ping an idle connectio
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _FIRST_RECONNECT_MS = 100
 _LONGEST_RECONNECT_MS = 2_000  # gRPC's own 120 s would outlast most restarts of a service
+_SHORTEST_RESOLUTION_MS = 2_000  # gRPC's own 30 s would keep to the address of a pod that is gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ def channel_options(tls: TLS | None) -> Options:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.initial_reconnect_backoff_ms", _FIRST_RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _LONGEST_RECONNECT_MS),
+        ("grpc.dns_min_time_between_resolutions_ms", _SHORTEST_RESOLUTION_MS),
         ("grpc.enable_retries", 1),
         ("grpc.service_config", resources.files(__package__).joinpath("retry_policy.json").read_text("utf-8")),
     ]

@@ -39,6 +39,7 @@ def test_policy_covers_every_method_that_may_be_repeated() -> None:
 def test_channel_options_carry_policy_and_limits() -> None:
     options = dict(channel_options(TLS(server_name="index.internal")))
     assert "retryPolicy" in str(options["grpc.service_config"])
+    assert "round_robin" in str(options["grpc.service_config"])
     assert options["grpc.max_receive_message_length"] == 64 * 1024 * 1024
     assert options["grpc.ssl_target_name_override"] == "index.internal"
     assert int(options["grpc.keepalive_time_ms"]) > 300_000  # below it servers answer too_many_pings
