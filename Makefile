@@ -36,7 +36,7 @@ test: setup ## Run every test in its short form.
 	@$(MAKE) --jobs=2 --output-sync=target --no-print-directory --keep-going test-faiss-side test-torch-side
 
 test-faiss-side:
-	$(BIN)/python -m pytest -q tests/contract tests/faults tests/migration tests/unit tests/integration --ignore-glob='*/embedder_service'
+	$(BIN)/python -m pytest -q tests/contract tests/faults tests/migration tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
 
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/recall tests/e2e

@@ -1,31 +1,16 @@
-"""Who may call: TLS credentials and the bearer token.
+"""Who may call: the bearer token.
 
-Owns reading both from files and the comparison in constant time.
+Owns reading it from a file and the comparison in constant time.
 """
 
 import hmac
 import re
-import ssl
 from pathlib import Path
-
-import grpc
 
 from service_runtime.errors import Unauthenticated
 
 _OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 _TOKEN = re.compile(rb"[\x21-\x7e]+")  # what a metadata value can carry
-
-
-def server_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """TLS credentials from two PEM files. Raises OSError when they can't be read or don't belong together."""
-    try:  # grpc says nothing of what is wrong with them
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:
-        raise OSError(
-            f"tls_certificate {certificate} and tls_key {key}: expected PEM files of a chain and its key, without a "
-            f"password ({error})"
-        ) from error
-    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
 
 
 class BearerToken:

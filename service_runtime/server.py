@@ -20,12 +20,14 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service_runtime.auth import BearerToken, server_credentials
+from service_runtime.auth import BearerToken
 from service_runtime.http_endpoint import HttpEndpoint
 from service_runtime.interceptors import CallInterceptor
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.reloading import ReloadMetrics
 from service_runtime.rpc_metrics import RpcMetrics
-from service_runtime.settings import ServiceSettings
+from service_runtime.settings import ServiceSettings, bind_address
+from service_runtime.tls import TlsFiles, server_credentials
 
 _FAILED_DRAIN_SECONDS = 2.0
 """How long calls in flight may take to finish once the service can't go on, at most."""
@@ -80,6 +82,7 @@ class Server:
     def __init__(self, hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> None:
         self._hosted = hosted
         self._settings = settings
+        self._reload_metrics = ReloadMetrics(registry)
         token = BearerToken.from_file(settings.token_file) if settings.token_file else None
         self._server = aio.server(
             interceptors=[CallInterceptor(RpcMetrics(registry), token)],
@@ -135,10 +138,11 @@ class Server:
 
     def _bind(self) -> int:
         settings = self._settings
-        address = f"{settings.host}:{settings.port}"
+        address = bind_address(settings.host, settings.port)
         try:
             if settings.tls_certificate is not None and settings.tls_key is not None:
-                credentials = server_credentials(settings.tls_certificate, settings.tls_key)
+                files = TlsFiles(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+                credentials = server_credentials(files, self._reload_metrics)
                 return int(self._server.add_secure_port(address, credentials))
             return int(self._server.add_insecure_port(address))
         except RuntimeError as error:  # grpc's word for an address in use

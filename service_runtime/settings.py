@@ -26,7 +26,7 @@ class ServiceSettings(BaseSettings):
     )
 
     host: str = "127.0.0.1"
-    """Address to bind for gRPC. Anything but loopback needs TLS and a token, or --insecure."""
+    """Address to bind for gRPC. Anything but loopback needs TLS with tokens or client certificates, or --insecure."""
 
     port: int = Field(0, ge=0, le=65_535)
     """TCP port for gRPC, 0 to 65,535; 0 takes a free one and says which."""
@@ -41,13 +41,17 @@ class ServiceSettings(BaseSettings):
     """PEM file with the server's certificate chain. With tls_key it switches TLS on."""
 
     tls_key: Path | None = None
-    """PEM file with the server's private key."""
+    """PEM file with the server's private key, without a password."""
+
+    tls_client_ca: Path | None = None
+    """PEM file with the certificates that sign clients' certificates. With it only clients that show one of theirs get
+    a connection. All three files are read again when they change; connections that stand go on."""
 
     token_file: Path | None = None
     """File that holds the bearer token every call must carry, one line. Health checks need none."""
 
     insecure: bool = False
-    """Allow a bind beyond loopback without TLS and token."""
+    """Allow a bind beyond loopback without TLS, tokens or client certificates: whoever reaches the port may do all."""
 
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024, le=1024 * 1024 * 1024)
     """Largest gRPC message taken or sent, in bytes, 1 MiB to 1 GiB. Larger ones are answered RESOURCE_EXHAUSTED."""
@@ -74,20 +78,35 @@ class ServiceSettings(BaseSettings):
     def _check_exposure(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError(f"tls_certificate and tls_key go together, not {self.tls_certificate} with {self.tls_key}")
-        secured = self.tls_certificate is not None and self.token_file is not None
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError(f"tls_client_ca {self.tls_client_ca} needs tls_certificate and tls_key")
+        callers_known = self.token_file is not None or self.tls_client_ca is not None
+        secured = self.tls_certificate is not None and callers_known
         if not (self.insecure or secured or is_loopback(self.host)):
             raise ValueError(
-                f"host {self.host} is reachable from other machines: give tls_certificate, tls_key and token_file, "
-                "or say insecure=true"
+                f"host {self.host} is reachable from other machines: give tls_certificate, tls_key and one of "
+                "token_file and tls_client_ca, or say insecure=true"
             )
         return self
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
+    """Whether only this machine can reach the address. A name other than localhost may come to mean any machine."""
+    address = _ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped.is_loopback
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def bind_address(host: str, port: int) -> str:
+    """``host:port``, with the brackets that an IPv6 address needs so that its end is not taken for the port."""
+    bare = isinstance(_ip_address(host), ipaddress.IPv6Address) and not host.startswith("[")
+    return f"[{host}]:{port}" if bare else f"{host}:{port}"
+
+
+def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(bare)
     except ValueError:
-        return False
+        return None

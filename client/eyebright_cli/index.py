@@ -30,6 +30,7 @@ from eyebright_cli.connection import (
     IndexOption,
     JsonOption,
     TlsCaOption,
+    TlsIdentityOption,
     TokenFileOption,
     open_client,
 )
@@ -63,6 +64,7 @@ def index_pictures(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Index pictures, so that they can be found.
 
@@ -71,7 +73,7 @@ def index_pictures(
     A .txt beside it becomes its caption, a .json its metadata. The same command, run again, goes on where it stopped.
     """
     source = open_source(path)
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         if shards is not None:
             client.create_collection(collection, shard_count=shards, exist_ok=True)
         report = index_with_progress(client, source, collection, resume=not again)

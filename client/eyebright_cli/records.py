@@ -21,6 +21,7 @@ from eyebright_cli.connection import (
     IndexOption,
     JsonOption,
     TlsCaOption,
+    TlsIdentityOption,
     TokenFileOption,
     open_client,
 )
@@ -53,6 +54,7 @@ def delete(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Forget pictures. The files stay where they are; an id that is not there is no fault."""
     parsed = parse_where(where)
@@ -60,7 +62,7 @@ def delete(
         raise typer.BadParameter("give either ids or --where CONDITION", param_hint="ID...")
     if parsed is not None and not yes:
         typer.confirm(f"Forget all pictures of {collection} where {' and '.join(where or ())}?", abort=True, err=True)
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         deleted = client.delete(identifiers or None, filter=parsed)
     if as_json:
         asked = {"where": where} if parsed is not None else {"asked": len(identifiers or ())}
@@ -77,9 +79,10 @@ def stats(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Say how many pictures a collection holds and how much room they take."""
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         found = client.stats()
     if as_json:
         values = dataclasses.asdict(found)

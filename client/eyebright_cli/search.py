@@ -18,6 +18,7 @@ from eyebright_cli.connection import (
     IndexOption,
     JsonOption,
     TlsCaOption,
+    TlsIdentityOption,
     TokenFileOption,
     open_client,
 )
@@ -63,13 +64,14 @@ def search(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Find pictures by words or by a picture."""
     if bool(words) == (image is not None):
         raise typer.BadParameter("give either WORDS or --image FILE", param_hint="WORDS")
     text = " ".join(words) if words else None
     parsed = parse_where(where)
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         result = client.search(text, image=image, k=k, filter=parsed, min_score=min_score)
     _show(
         f"pictures like {image}" if text is None else f"“{text}”",
@@ -90,10 +92,11 @@ def like(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Find pictures like one that is indexed."""
     parsed = parse_where(where)
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         result = client.search(like=identifier, k=k, filter=parsed, min_score=min_score)
     _show(f"like {identifier}", {"like": identifier}, result, as_json)
 

@@ -20,6 +20,7 @@ from eyebright_cli.connection import (
     IndexOption,
     JsonOption,
     TlsCaOption,
+    TlsIdentityOption,
     TokenFileOption,
     open_client,
 )
@@ -55,9 +56,13 @@ def create(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Copy a collection, as it is now, while it goes on being read and written."""
-    with open_client(embedder, index, collection, token_file, tls_ca) as client, _bar("snapshot") as advance:
+    with (
+        open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client,
+        _bar("snapshot") as advance,
+    ):
         made = client.create_snapshot(url, progress=advance)
     if as_json:
         print_json(_snapshot_object(made))
@@ -81,9 +86,13 @@ def restore(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Make a collection from a copy. One that exists is never replaced."""
-    with open_client(embedder, index, DEFAULT_COLLECTION, token_file, tls_ca) as client, _bar("restore") as advance:
+    with (
+        open_client(embedder, index, DEFAULT_COLLECTION, token_file, tls_ca, tls_identity) as client,
+        _bar("restore") as advance,
+    ):
         made = client.restore_snapshot(url, collection=name, progress=advance)
         count = client.count(collection=made.name)
     if as_json:

@@ -26,6 +26,7 @@ from eyebright_cli.connection import (
     IndexOption,
     JsonOption,
     TlsCaOption,
+    TlsIdentityOption,
     TokenFileOption,
     open_client,
 )
@@ -93,6 +94,7 @@ def tune(
     index: IndexOption = DEFAULT_INDEX,
     token_file: TokenFileOption = None,
     tls_ca: TlsCaOption = None,
+    tls_identity: TlsIdentityOption = None,
 ) -> None:
     """Find the fastest index that finds as much as you ask, measured on recent queries, and search with it."""
     if plot is not None:
@@ -100,7 +102,7 @@ def tune(
     limit = None if memory_limit is None else _size_bytes(memory_limit)
     sets = {"text": queries, "image": image_queries}
     vectors: Any = {modality: _vectors(path) for modality, path in sets.items() if path is not None}
-    with open_client(embedder, index, collection, token_file, tls_ca) as client:
+    with open_client(embedder, index, collection, token_file, tls_ca, tls_identity) as client:
         if show:
             last = client.tuning().last
             if last is None:

@@ -44,7 +44,10 @@ class TLS:
     server_name: str | None = None
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """The channel credentials. Raises OSError when a file can't be read."""
+        """The channel credentials. Raises OSError when a file can't be read, InvalidArgument for half an identity."""
+        if (self.certificate_chain is None) != (self.private_key is None):
+            given, missing = ("certificate_chain", "private_key")[:: 1 if self.private_key is None else -1]
+            raise InvalidArgument(f"tls: expected certificate_chain and private_key, not {given} without {missing}")
         return grpc.ssl_channel_credentials(
             _pem(self.root_certificates), _pem(self.private_key), _pem(self.certificate_chain)
         )

@@ -164,6 +164,30 @@ def test_tls_and_token(make_client: MakeClient, secured: RunningService, certifi
             make_client(None, local, tls=trusted, token=token).list_collections()
 
 
+@pytest.fixture(scope="module")
+def mutual(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """An index service that asks clients for a certificate; its own is good for them too."""
+    folder = tmp_path_factory.mktemp("mutual")
+    tls = ("--tls-certificate", str(certificate), "--tls-key", str(certificate.with_name("key.pem")))
+    arguments = ("--data-folder", str(folder / "data"), *tls, "--tls-client-ca", str(certificate))
+    with running_service("index_service", folder, *arguments, "--host", "0.0.0.0") as service:
+        yield service
+
+
+def test_a_certificate_of_the_client(make_client: MakeClient, mutual: RunningService, certificate: Path) -> None:
+    local, key = mutual.address.replace("127.0.0.1", "localhost"), certificate.with_name("key.pem")
+    own = TLS(root_certificates=certificate, certificate_chain=certificate, private_key=key)
+    assert make_client(None, local, tls=own).list_collections() == ()
+    with pytest.raises(Unavailable):
+        make_client(None, local, tls=TLS(root_certificates=certificate), timeouts=Timeouts(read=5.0)).list_collections()
+    for half, says in (
+        (TLS(certificate_chain=certificate), "certificate_chain without private_key"),
+        (TLS(private_key=key.read_bytes()), "private_key without certificate_chain"),
+    ):
+        with pytest.raises(InvalidArgument, match=says):
+            make_client(None, local, tls=half).list_collections()
+
+
 def test_tls_refuses_whom_it_does_not_know(make_client: MakeClient, secured: RunningService, certificate: Path) -> None:
     trusted = TLS(root_certificates=certificate)
     timeouts = Timeouts(read=5.0)

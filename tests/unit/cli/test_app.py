@@ -29,14 +29,14 @@ def test_help_of_each_command_has_an_example_that_parses(command: str) -> None:
 def test_help_of_snapshot_commands_has_examples_and_the_connection(command: str) -> None:
     output = runner.invoke(app, ["snapshot", command, "--help"]).output
     assert f"eyebright snapshot {command} " in output
-    for option in ("--index", "--token-file", "--tls-ca", "--json"):
+    for option in ("--index", "--token-file", "--tls-ca", "--tls-identity", "--json"):
         assert option in output
 
 
 @pytest.mark.parametrize("command", CONNECTED)
 def test_commands_that_connect_take_the_same_options(command: str) -> None:
     output = runner.invoke(app, [command, "--help"]).output
-    for option in ("--collection", "--embedder", "--index", "--token-file", "--tls-ca", "--json"):
+    for option in ("--collection", "--embedder", "--index", "--token-file", "--tls-ca", "--tls-identity", "--json"):
         assert option in output
     for variable in ("EYEBRIGHT_EMBEDDER", "EYEBRIGHT_INDEX", "EYEBRIGHT_TOKEN_FILE"):
         assert variable in output
@@ -51,6 +51,8 @@ def test_commands_that_connect_take_the_same_options(command: str) -> None:
         ["search", "words", "-k", "0"],
         ["search", "words", "-k", "100001"],
         ["search", "words", "--token-file", "/missing"],
+        ["search", "words", "--tls-identity", __file__, __file__],
+        ["search", "words", "--tls-ca", __file__, "--tls-identity", __file__],
         ["like"],
         ["delete"],
         ["index"],
@@ -82,6 +84,7 @@ def test_version() -> None:
         ("--token-file", b"two\nlines", "token: expected printable ASCII on one line"),
         ("--token-file", b"\xff\xfe", "token: expected printable ASCII on one line"),
         ("--tls-ca", b"words", "{file} holds no certificate in PEM form"),
+        ("--tls-ca", b"-----BEGIN PRIVATE KEY-----", "{file} holds no certificate in PEM form"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(option: str, content: bytes, message: str, tmp_path: Path) -> None:

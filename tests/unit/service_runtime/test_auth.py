@@ -1,11 +1,10 @@
-"""Credentials from files: what is wrong with them is said, as an OSError that names the files."""
+"""The token of a file: what is wrong with it is said, as an OSError that names the file."""
 
-import ssl
 from pathlib import Path
 
 import pytest
 
-from service_runtime.auth import BearerToken, server_credentials
+from service_runtime.auth import BearerToken
 from service_runtime.errors import Unauthenticated
 
 
@@ -23,10 +22,3 @@ def test_a_file_without_a_token_that_metadata_can_carry_is_refused(tmp_path: Pat
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(OSError, match=r"token_file .*token: expected printable ASCII"):
         BearerToken.from_file(tmp_path / "token")
-
-
-def test_what_is_no_certificate_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pem").write_text("garbage")
-    with pytest.raises(OSError, match=r"tls_certificate .*pem and tls_key .*pem: expected PEM files") as caught:
-        server_credentials(tmp_path / "pem", tmp_path / "pem")
-    assert not isinstance(caught.value, ssl.SSLError)
