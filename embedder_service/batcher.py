@@ -1,80 +1,100 @@
 """From items that arrive one by one to forward passes that carry many.
 
-Owns a queue per tower and the device thread, which takes all that waits in a queue, up to the batch limit, as soon as
-the device is free: no timer, so a lone item never waits for company. Knows nothing of pictures, words or gRPC.
+Owns the device thread, which takes what the schedule hands out as soon as the device is free: no timer, so a lone item
+never waits for company. Also what becomes of a batch that fails, and of vectors that are none. Knows nothing of
+pictures, words or gRPC.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from threading import Condition, Thread
-from typing import ClassVar
 
-import grpc
 import numpy as np
 
-from embedder_service.backends import Backend, Tower
-from embedder_service.metrics import EmbedderMetrics
-from service_runtime.errors import ServiceError, Unavailable
+from embedder_service.backends import Backend, OutOfMemory, Tower
+from embedder_service.items import Item, Priority
+from embedder_service.metrics import EmbedderMetrics, Stage
+from embedder_service.schedule import Schedule, Turn
+from embedder_service.tower_cost import TowerCost
+from service_runtime.errors import DeadlineExceeded, ServiceError, Unavailable
 
 _logger = logging.getLogger("eyebright.embedder.batcher")
 
+_LENGTH_TOLERANCE = 1e-3
+"""How far from 1 the squared length of a vector may be."""
 
-class DeadlineExpired(ServiceError):
-    """The caller's deadline passed before the item's turn came."""
-
-    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.DEADLINE_EXCEEDED
-
-
-@dataclass(frozen=True, slots=True)
-class Forwarded:
-    """An item's vector, and how it came about."""
-
-    vector: np.ndarray
-    """(dimension,) float32 of Euclidean length 1."""
-    queue_seconds: float
-    forward_seconds: float
-    """Of the whole pass that carried it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    row: np.ndarray
-    future: asyncio.Future[Forwarded]
-    since: float
-    deadline: float
+_HEARTBEAT_SECONDS = 1.0
+"""How often an idle device thread gives a sign of life."""
 
 
 class Batcher:
     """Runs a backend in a thread of its own for callers on one event loop."""
 
-    def __init__(self, backend: Backend, batch_limit: int, metrics: EmbedderMetrics) -> None:
+    def __init__(
+        self, backend: Backend, costs: Mapping[Tower, TowerCost], bulk_share: float, metrics: EmbedderMetrics
+    ) -> None:
         self._backend = backend
-        self._batch_limit = batch_limit
+        self._costs = costs
         self._metrics = metrics
+        self._schedule = Schedule(costs, bulk_share)
         self._loop = asyncio.get_running_loop()
-        self._queues: dict[Tower, deque[_Waiting]] = {tower: deque() for tower in Tower}
         self._changed = Condition()
         self._stopping = False
+        self._at_work: list[Item] = []
+        self._pass_ends = 0.0
+        self.failed: asyncio.Future[BaseException] = self._loop.create_future()
+        """Done when the device thread has died; its result is what it died of. Nothing is embedded from then on."""
+        self.heartbeat = time.monotonic()
+        """The device thread's last sign of life, on time.monotonic()'s scale: when the pass began that it is in, else
+        at most a second ago."""
+        self._watch()
         self._thread = Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
-    def submit(self, tower: Tower, rows: Sequence[np.ndarray], deadline: float) -> list[asyncio.Future[Forwarded]]:
-        """Queue rows (of the shape Backend.forward takes, without its first axis); one future each, in order.
-
-        ``deadline`` is on time.monotonic()'s scale. A future fails with DeadlineExpired when it passes first, with a
-        ServiceError when the pass failed, with Unavailable when the service stops. A cancelled future frees its place.
-        """
+    def put(self, items: Iterable[Item]) -> None:
+        """Queue items whose row is made, from any thread. Those for which nobody waits any more are dropped."""
+        forsaken = []
         now = time.monotonic()
-        waiting = [_Waiting(row, self._loop.create_future(), now, deadline) for row in rows]
         with self._changed:
-            self._queues[tower].extend(waiting)
-            self._metrics.queue_depth.labels(tower).set(len(self._queues[tower]))
+            for item in items:
+                if item.waiters:
+                    item.queued = now
+                    self._schedule.add(item)
+                else:
+                    forsaken.append(item)
             self._changed.notify()
-        return [item.future for item in waiting]
+        if forsaken:
+            self._loop.call_soon_threadsafe(self._drop, forsaken, "decode")
+        if self._stopping or self.failed.done():  # too late for the thread to take them
+            reason = "the service is stopping" if self._stopping else "the device thread has died"
+            self._loop.call_soon_threadsafe(self._empty, Unavailable(reason))
+
+    def withdraw(self, item: Item) -> bool:
+        """Take out an item for which nobody waits any more; whether it was in the queue."""
+        with self._changed:
+            if not self._schedule.discard(item):
+                return False
+        self._drop([item], "queue")
+        return True
+
+    def promote(self, item: Item) -> None:
+        """Make a bulk item interactive, wherever it is."""
+        with self._changed:
+            queued = self._schedule.discard(item)
+            item.priority = Priority.INTERACTIVE
+            if queued:
+                self._schedule.add(item)
+
+    def waiting(self, tower: Tower, priority: Priority) -> int:
+        """Items in the queue, those of the pass under way not counted; any thread may ask."""
+        return self._schedule.waiting(tower, priority)
+
+    def remaining_seconds(self) -> float:
+        """How much longer the pass under way is expected to take; 0 when there is none."""
+        return max(self._pass_ends - time.monotonic(), 0.0)
 
     async def stop(self) -> None:
         """End the device thread after the pass it is in; what still waits fails with Unavailable."""
@@ -82,67 +102,162 @@ class Batcher:
             self._stopping = True
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
-        for queue in self._queues.values():
-            _fail(list(queue), Unavailable("the service is stopping"))
+        self._empty(Unavailable("the service is stopping"))
+
+    def _watch(self) -> None:
+        for tower, cost in self._costs.items():
+            self._metrics.batch_limit.labels(tower).set_function(partial(getattr, cost, "batch_limit"))
+            for priority in Priority:
+                waiting = partial(self.waiting, tower, priority)
+                self._metrics.queue_items.labels(tower, priority).set_function(waiting)
+                self._metrics.queue_cost_seconds.labels(tower, priority).set_function(
+                    partial(self._cost_seconds, tower, priority)
+                )
+
+    def _cost_seconds(self, tower: Tower, priority: Priority) -> float:
+        return self._costs[tower].clearing_seconds(self.waiting(tower, priority))
 
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            self._forward(*taken)
-
-    def _take(self) -> tuple[Tower, list[_Waiting]] | None:
-        """The next batch: from the tower whose first item has waited longest. None once stopped."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._stopping or any(self._queues.values()))
-                if self._stopping:
-                    return None
-                tower = min((tower for tower in Tower if self._queues[tower]), key=lambda t: self._queues[t][0].since)
-                if batch := self._drain(tower):
-                    return tower, batch
-
-    def _drain(self, tower: Tower) -> list[_Waiting]:
-        """Up to the batch limit of items that somebody still waits for."""
-        queue, now = self._queues[tower], time.monotonic()
-        batch: list[_Waiting] = []
-        while queue and len(batch) < self._batch_limit:
-            item = queue.popleft()
-            if item.future.cancelled():
-                self._metrics.rejected_items.labels(tower, "cancelled").inc()
-            elif item.deadline <= now:
-                self._metrics.rejected_items.labels(tower, "expired").inc()
-                late = DeadlineExpired(f"the deadline passed after {now - item.since:.3f} s in the queue")
-                self._loop.call_soon_threadsafe(_fail, [item], late)
-            else:
-                batch.append(item)
-        self._metrics.queue_depth.labels(tower).set(len(queue))
-        return batch
-
-    def _forward(self, tower: Tower, batch: list[_Waiting]) -> None:
-        began = time.monotonic()
         try:
-            vectors = self._backend.forward(tower, np.stack([item.row for item in batch]))
-        except Exception:
-            _logger.exception("a forward pass failed", extra={"tower": tower, "batch_size": len(batch)})
-            self._metrics.rejected_items.labels(tower, "failed").inc(len(batch))
-            self._loop.call_soon_threadsafe(_fail, batch, ServiceError("internal error: the forward pass failed"))
+            while (turn := self._take()) is not None:
+                if turn.expired:
+                    self._loop.call_soon_threadsafe(self._expire, turn.expired)
+                if turn.batch:
+                    self._work(turn.tower, turn.batch)
+        except BaseException as error:  # whatever it dies of, it must not do so in silence
+            _logger.critical("the device thread died", exc_info=True)
+            self._loop.call_soon_threadsafe(self._die, error)
+
+    def _take(self) -> Turn | None:
+        """The next turn; None once stopped."""
+        with self._changed:
+            while not self._stopping:
+                self.heartbeat = now = time.monotonic()
+                if (turn := self._schedule.next_turn(now)) is not None:
+                    self._at_work = turn.batch
+                    self._pass_ends = now + self._costs[turn.tower].seconds(len(turn.batch))
+                    return turn
+                self._changed.wait(_HEARTBEAT_SECONDS)
+        return None
+
+    def _work(self, tower: Tower, batch: list[Item]) -> None:
+        """Embed a batch, in parts where that is what it takes."""
+        began = time.monotonic()
+        self._metrics.begin_batch(batch, began)
+        causes: list[Exception] = []
+        self._embed(tower, batch, began, causes)
+        ended = time.monotonic()
+        self._pass_ends = 0.0
+        with self._changed:
+            self._schedule.charge(batch, ended - began)
+            self._at_work = []
+        self._metrics.end_batch(tower, began, ended)
+        if causes:
+            _logger.error(
+                "a forward pass failed and was repeated in parts",
+                exc_info=causes[0],
+                extra={"tower": tower, "batch_size": len(batch), "failed_passes": len(causes)},
+            )
+
+    def _embed(self, tower: Tower, batch: list[Item], began: float, causes: list[Exception]) -> None:
+        """One pass. When it fails, each half gets one of its own, so that in the end the culprits alone fail."""
+        if len(batch) > self._costs[tower].batch_limit:  # it shrank since the batch was taken
+            self._embed_parts(tower, batch, self._costs[tower].batch_limit, causes)
             return
-        seconds = time.monotonic() - began
-        self._metrics.stage_latency_seconds.labels("forward", tower).observe(seconds)
-        self._metrics.batch_size.labels(tower).observe(len(batch))
-        self._metrics.items.labels(tower).inc(len(batch))
-        queue_latency = self._metrics.stage_latency_seconds.labels("queue", tower)
+        try:
+            vectors = self._backend.forward(tower, np.stack([item.row for item in batch if item.row is not None]))
+            sound = _are_unit_vectors(vectors, len(batch))
+        except OutOfMemory as error:
+            self._shrink(tower, len(batch), error)
+            fault: ServiceError = ServiceError(f"internal error: no memory for a pass of {len(batch)}")
+        except Exception as error:  # whatever a backend raises, the next batch may be well
+            causes.append(error)
+            fault = ServiceError("internal error: the forward pass failed")
+        else:
+            ended = time.monotonic()
+            self._costs[tower].observe(len(batch), ended - began)
+            self._metrics.observe_pass(tower, len(batch), ended - began)
+            self._loop.call_soon_threadsafe(self._deliver, batch, vectors, sound, (began, ended))
+            return
+        if len(batch) == 1:
+            self._loop.call_soon_threadsafe(self._fail, batch, fault)
+        else:
+            self._embed_parts(tower, batch, (len(batch) + 1) // 2, causes)
+
+    def _embed_parts(self, tower: Tower, batch: list[Item], size: int, causes: list[Exception]) -> None:
+        for begin in range(0, len(batch), size):
+            self._embed(tower, batch[begin : begin + size], time.monotonic(), causes)
+
+    def _shrink(self, tower: Tower, size: int, error: OutOfMemory) -> None:
+        cost = self._costs[tower]
+        cost.shrink(size)
+        _logger.warning(
+            "out of memory: smaller batches from now on",
+            extra={"tower": tower, "batch_size": size, "batch_limit": cost.batch_limit, "reason": str(error)},
+        )
+
+    # From here on in the event loop.
+
+    def _deliver(
+        self, batch: Sequence[Item], vectors: np.ndarray, sound: np.ndarray, computed: tuple[float, float]
+    ) -> None:
+        fault = ServiceError("internal error: the model gave no vector of length 1")
+        unsound = 0
+        for item, vector, is_sound in zip(batch, vectors, sound.tolist(), strict=True):
+            if not item.waiters:
+                self._metrics.cancelled(item.tower, "forward")
+            if is_sound:
+                item.finish(vector, *computed)
+            else:
+                unsound += 1
+                item.fail(fault)
+        if unsound:
+            self._metrics.rejected(batch[0].tower, "failed", unsound)
+            _logger.error(
+                "vectors that are not of length 1",
+                extra={"tower": batch[0].tower, "batch_size": len(batch), "failed_items": unsound},
+            )
+
+    def _fail(self, batch: Sequence[Item], error: ServiceError) -> None:
         for item in batch:
-            queue_latency.observe(began - item.since)
-        self._loop.call_soon_threadsafe(_deliver, batch, vectors, began, seconds)
+            self._metrics.rejected(item.tower, "failed")
+            item.fail(error)
+
+    def _expire(self, items: Sequence[Item]) -> None:
+        now = time.monotonic()
+        for item in items:
+            if item.waiters and item.deadline > now:  # somebody with more time joined meanwhile
+                self.put([item])
+            elif item.waiters:
+                self._metrics.rejected(item.tower, "expired")
+                item.fail(DeadlineExceeded(f"the deadline passed after {now - item.queued:.3f} s in the queue"))
+            else:
+                self._drop([item], "queue")
+
+    def _drop(self, items: Sequence[Item], stage: Stage) -> None:
+        for item in items:
+            if item.waiters:  # somebody joined meanwhile
+                self.put([item])
+            else:
+                self._metrics.cancelled(item.tower, stage)
+                item.drop()
+
+    def _die(self, error: BaseException) -> None:
+        self.failed.set_result(error)
+        self._empty(Unavailable("the device thread has died"))
+
+    def _empty(self, error: ServiceError) -> None:
+        with self._changed:
+            left = self._at_work + self._schedule.clear()
+            self._at_work = []
+        for item in left:
+            if not item.ended:
+                item.fail(error)
 
 
-def _deliver(batch: list[_Waiting], vectors: np.ndarray, began: float, seconds: float) -> None:
-    for item, vector in zip(batch, vectors, strict=True):
-        if not item.future.done():
-            item.future.set_result(Forwarded(vector, began - item.since, seconds))
-
-
-def _fail(batch: list[_Waiting], error: ServiceError) -> None:
-    for item in batch:
-        if not item.future.done():
-            item.future.set_exception(error)
+def _are_unit_vectors(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Which rows are of length 1, (count,) bool; NaN and infinity are not. Raises ValueError for another shape."""
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise ValueError(f"expected {count} vectors, not an array of shape {vectors.shape}")
+    sound: np.ndarray = np.abs(np.einsum("nd,nd->n", vectors, vectors) - 1) < _LENGTH_TOLERANCE
+    return sound

@@ -11,8 +11,14 @@ from google.rpc import status_pb2
 from embedder_service.backends import Backend, Tower
 from embedder_service.checkpoint import Checkpoint
 from embedder_service.embedder import Embeddings
+from embedder_service.items import Priority
 from embedder_service.settings import EmbedderSettings
 from service_runtime.errors import OK_STATUS, InvalidArgument
+
+_PRIORITIES: dict[int, Priority] = {
+    messages.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    messages.PRIORITY_BULK: Priority.BULK,
+}
 
 
 def check_element_type(element_type: ElementType) -> None:
@@ -20,6 +26,16 @@ def check_element_type(element_type: ElementType) -> None:
     if element_type not in ElementType.values():
         known = max(ElementType.values())
         raise InvalidArgument(f"expected an ElementType, 0 to {known}, not {element_type}", field="element_type")
+
+
+def to_priority(number: messages.Priority, default: Priority) -> Priority:
+    """Who goes first. Raises InvalidArgument for a number that names no priority."""
+    if number == messages.PRIORITY_UNSPECIFIED:
+        return default
+    if number not in _PRIORITIES:
+        known = max(messages.Priority.values())
+        raise InvalidArgument(f"expected a Priority, 0 to {known}, not {number}", field="priority")
+    return _PRIORITIES[number]
 
 
 def to_texts_response(

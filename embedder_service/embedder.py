@@ -1,30 +1,40 @@
 """Captions and encoded images in, vectors and faults out.
 
-Owns the way of one request through decoding or tokenising, the queue and the forward pass, and what it took. Knows no
-protobuf and no torch.
+Owns the way of one request through admission, decoding or tokenising, the cache, the queue and the forward pass, and
+what it took. Knows no protobuf and no torch.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from embedder_service.admission import Admission
+from embedder_service.admission import Admission, Room
 from embedder_service.backends import Backend, Tower
-from embedder_service.batcher import Batcher, Forwarded
+from embedder_service.batcher import Batcher
+from embedder_service.decoding import DecodePool
+from embedder_service.forecast import Expectation, Forecast
 from embedder_service.images import ImageDecoder
+from embedder_service.items import Answer, Item, Priority
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.settings import EmbedderSettings
-from embedder_service.texts import CaptionTokenizer
+from embedder_service.text_cache import TextCache
+from embedder_service.texts import CaptionTokenizer, TokenisedCaption
+from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.errors import FailedPrecondition, InvalidArgument, ServiceError
 
-_Spans = list[tuple[float, float]]
-"""(began, ended) on time.monotonic()'s scale; threads append, which is atomic."""
+_logger = logging.getLogger("eyebright.embedder")
+
+_AT_ONCE_CHARACTERS = 1024
+"""Captions of a request that are together no longer than this are normalised and tokenised in the event loop: that
+takes less time than handing them to a thread and back."""
+
+_NOTHING_EXPECTED = Expectation(0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +46,7 @@ class Timings:
     forward_seconds: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Embeddings:
     """The answer to one request of n items."""
 
@@ -50,7 +60,10 @@ class Embeddings:
 
 
 class Embedder:
-    """Embeds requests for callers on one event loop. ``stop()`` it at the end."""
+    """Embeds requests for callers on one event loop. ``stop()`` it at the end.
+
+    Deadlines are on time.monotonic()'s scale.
+    """
 
     def __init__(
         self,
@@ -58,124 +71,186 @@ class Embedder:
         decoder: ImageDecoder,
         backend: Backend,
         dimension: int,
+        costs: Mapping[Tower, TowerCost],
         settings: EmbedderSettings,
         metrics: EmbedderMetrics,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._tokenizer = tokenizer
         self._towers = backend.towers
-        self._decoder = decoder
         self._dimension = dimension
         self._max_items = settings.max_items
         self._metrics = metrics
-        self._batcher = Batcher(backend, settings.batch_limit, metrics)
-        self._admission = {tower: Admission(tower, settings.queue_limit, metrics) for tower in Tower}
+        self.batcher = Batcher(backend, costs, settings.bulk_share, metrics)
         threads = settings.decode_threads or usable_cores()
-        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._decoding = DecodePool(decoder, threads, settings.bulk_share, self.batcher.put, metrics)
         # Captions have a thread of their own, so that none stands behind hundreds of images.
         self._tokenisers = ThreadPoolExecutor(1, "tokenise")
+        self._cache = TextCache(settings.text_cache_bytes)
+        metrics.text_cache_bytes.set_function(lambda: self._cache.held_bytes)
+        self._forecast = Forecast(costs, settings.bulk_share, self.batcher, self._decoding)
+        self._admission = {
+            tower: Admission(tower, settings.queue_limit, settings.queue_bytes, metrics) for tower in Tower
+        }
+        self._row_bytes = {Tower.TEXT: 8 * tokenizer.layout.length, Tower.IMAGE: decoder.row_bytes}
 
     async def stop(self) -> None:
         """End every thread; what still waits fails with Unavailable."""
-        await self._batcher.stop()
-        self._decoders.shutdown(cancel_futures=True)
+        await self._decoding.stop()
         self._tokenisers.shutdown(cancel_futures=True)
+        await self.batcher.stop()
 
-    async def wait_for_room(self, tower: Tower, count: int) -> None:
-        """Wait until a request of a stream may be embedded; see Admission."""
-        await self._admission[tower].wait_for_room(count)
+    async def wait_for_room(self, tower: Tower, items: Sequence[str] | Sequence[bytes]) -> Room:
+        """Room for a request of a stream, as soon as there is some."""
+        return await self._admission[tower].wait(len(items), self._held_bytes(tower, items))
 
-    async def embed_texts(self, texts: Sequence[str], deadline: float) -> Embeddings:
-        """Embed captions by ``deadline`` (on time.monotonic()'s scale).
+    async def embed_texts(
+        self,
+        texts: Sequence[str],
+        deadline: float,
+        priority: Priority = Priority.INTERACTIVE,
+        room: Room | None = None,
+    ) -> Embeddings:
+        """Embed captions by ``deadline``. ``room`` is what a stream has waited for.
 
         Raises InvalidArgument for a wrong number of captions, FailedPrecondition without a text tower,
-        ResourceExhausted when the queue is full.
+        ResourceExhausted when there is no room or no time for them, DeadlineExceeded, and Unavailable when the service
+        stops.
         """
-        with self._admitted(Tower.TEXT, len(texts), "texts"):
-            began = time.monotonic()
-            tokenise = self._tokenizer.tokenise
-            captions = await asyncio.get_running_loop().run_in_executor(self._tokenisers, tokenise, texts, "texts")
-            faults: dict[int, ServiceError] = {}
-            rows: dict[int, np.ndarray] = {}
-            truncated = []
-            for position, caption in enumerate(captions):
-                if isinstance(caption, InvalidArgument):
-                    faults[position] = caption
-                    continue
-                rows[position] = caption.token_ids
-                if caption.truncated:
-                    truncated.append(position)
-            seconds = time.monotonic() - began
-            self._metrics.stage_latency_seconds.labels("tokenise", Tower.TEXT).observe(seconds)
-            self._metrics.rejected_items.labels(Tower.TEXT, "invalid").inc(len(faults))
-            futures = self._batcher.submit(Tower.TEXT, list(rows.values()), deadline)
-            outcomes = dict(zip(rows, await asyncio.gather(*futures, return_exceptions=True), strict=True))
-            return self._collected(len(texts), faults | outcomes, seconds, truncated)
+        self._check(Tower.TEXT, len(texts), "texts")
+        answer = Answer(len(texts), self._dimension, "texts")
+        at_once = sum(map(len, texts)) <= _AT_ONCE_CHARACTERS
+        wanted = self._look_up(
+            self._tokenizer.check(texts)
+            if at_once
+            else await asyncio.get_running_loop().run_in_executor(self._tokenisers, self._tokenizer.check, texts),
+            answer,
+        )
+        if wanted:
+            with room or self._admitted_texts(wanted, priority, deadline):
+                fresh = self._join(wanted, answer, priority, deadline)
+                if not at_once:
+                    self._tokenisers.submit(self._tokenise, fresh)
+                elif fresh:
+                    self._tokenise(fresh)
+                await self._collect(answer)
+        return _embeddings(answer)
 
-    async def embed_images(self, images: Sequence[bytes], deadline: float) -> Embeddings:
-        """Embed encoded images by ``deadline`` (on time.monotonic()'s scale).
+    async def embed_images(
+        self,
+        images: Sequence[bytes],
+        deadline: float,
+        priority: Priority = Priority.INTERACTIVE,
+        room: Room | None = None,
+    ) -> Embeddings:
+        """Embed encoded images by ``deadline``. ``room`` is what a stream has waited for.
 
         Raises InvalidArgument for a wrong number of images, FailedPrecondition without an image tower,
-        ResourceExhausted when the queue is full.
+        ResourceExhausted when there is no room or no time for them, DeadlineExceeded, and Unavailable when the service
+        stops.
         """
-        with self._admitted(Tower.IMAGE, len(images), "images"):
-            decoding: _Spans = []
-            jobs = (
-                self._embed_image(encoded, f"images[{position}]", deadline, decoding)
-                for position, encoded in enumerate(images)
-            )
-            outcomes = await asyncio.gather(*jobs, return_exceptions=True)
-            return self._collected(len(images), dict(enumerate(outcomes)), _covered_seconds(decoding), [])
+        self._check(Tower.IMAGE, len(images), "images")
+        answer = Answer(len(images), self._dimension, "images")
+        with room or self._admission[Tower.IMAGE].admit(
+            priority,
+            len(images),
+            self._held_bytes(Tower.IMAGE, images),
+            deadline - time.monotonic(),
+            self._forecast.expect(Tower.IMAGE, priority, len(images)),
+        ):
+            items = [Item(Tower.IMAGE, priority, deadline, encoded) for encoded in images]
+            for position, item in enumerate(items):
+                answer.expect(item, position)
+            self._decoding.put(items)
+            await self._collect(answer)
+        return _embeddings(answer)
 
-    async def _embed_image(self, encoded: bytes, field: str, deadline: float, decoding: _Spans) -> Forwarded:
-        pixels = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, self._decode, encoded, field, decoding
-        )
-        (future,) = self._batcher.submit(Tower.IMAGE, [pixels], deadline)
-        return await future
-
-    def _decode(self, encoded: bytes, field: str, decoding: _Spans) -> np.ndarray:
-        """Runs in a thread of the pool."""
-        began = time.monotonic()
-        try:
-            return self._decoder.decode(encoded, field)
-        except InvalidArgument:
-            self._metrics.rejected_items.labels(Tower.IMAGE, "invalid").inc()
-            raise
-        finally:
-            ended = time.monotonic()
-            decoding.append((began, ended))
-            self._metrics.stage_latency_seconds.labels("decode", Tower.IMAGE).observe(ended - began)
-
-    def _admitted(self, tower: Tower, count: int, field: str) -> AbstractContextManager[None]:
+    def _check(self, tower: Tower, count: int, field_name: str) -> None:
         if tower not in self._towers:
             raise FailedPrecondition(f"the {tower} tower is not loaded; loaded here: {', '.join(self._towers)}")
         if not 1 <= count <= self._max_items:
-            raise InvalidArgument(f"expected 1 to {self._max_items} items, not {count}", field=field)
-        return self._admission[tower].admit(count)
+            raise InvalidArgument(f"expected 1 to {self._max_items} items, not {count}", field=field_name)
 
-    def _collected(
-        self,
-        count: int,
-        outcomes: dict[int, ServiceError | Forwarded | BaseException],
-        decode_seconds: float,
-        truncated: list[int],
-    ) -> Embeddings:
-        """Raises whatever is neither a vector nor the fault of an item."""
-        vectors = np.zeros((count, self._dimension), np.float32)
-        faults: dict[int, ServiceError] = {}
-        queue_seconds = forward_seconds = 0.0
-        for position, outcome in outcomes.items():
-            if isinstance(outcome, Forwarded):
-                vectors[position] = outcome.vector
-                queue_seconds = max(queue_seconds, outcome.queue_seconds)
-                forward_seconds = max(forward_seconds, outcome.forward_seconds)
-            elif isinstance(outcome, ServiceError):
-                faults[position] = outcome
+    def _held_bytes(self, tower: Tower, items: Iterable[str] | Iterable[bytes]) -> int:
+        """What a request holds until it is answered: its items as they came and as the tower takes them."""
+        return sum(len(item) + self._row_bytes[tower] for item in items)
+
+    def _look_up(self, checked: Sequence[str | InvalidArgument], answer: Answer) -> dict[str, list[int]]:
+        """Answer what can be answered at once; the rest, as {normalised caption: positions}."""
+        wanted: dict[str, list[int]] = {}
+        hits = 0
+        for position, text in enumerate(checked):
+            if isinstance(text, InvalidArgument):
+                self._metrics.rejected(Tower.TEXT, "invalid")
+                answer.refuse(position, text)
+            elif (known := self._cache.get(text)) is not None:
+                answer.put(position, known.vector, known.truncated)
+                hits += 1
             else:
-                raise outcome
-        return Embeddings(vectors, faults, Timings(decode_seconds, queue_seconds, forward_seconds), truncated)
+                wanted.setdefault(text, []).append(position)
+        self._metrics.looked_up("hit", hits)
+        return wanted
+
+    def _admitted_texts(self, wanted: Collection[str], priority: Priority, deadline: float) -> Room:
+        fresh = sum(self._cache.under_way(text) is None for text in wanted)
+        return self._admission[Tower.TEXT].admit(
+            priority,
+            len(wanted),
+            self._held_bytes(Tower.TEXT, wanted),
+            deadline - time.monotonic(),
+            self._forecast.expect(Tower.TEXT, priority, fresh) if fresh else _NOTHING_EXPECTED,
+        )
+
+    def _join(self, wanted: Mapping[str, list[int]], answer: Answer, priority: Priority, deadline: float) -> list[Item]:
+        """Have the answer wait for every caption, together with others where one is under way. The new items."""
+        fresh = []
+        for text, positions in wanted.items():
+            item = self._cache.under_way(text)
+            if item is None:
+                item = Item(Tower.TEXT, priority, deadline, text)
+                self._cache.begin(text, item)
+                fresh.append(item)
+            else:
+                item.deadline = max(item.deadline, deadline)
+                if priority is Priority.INTERACTIVE and item.priority is Priority.BULK:
+                    self.batcher.promote(item)
+            for position in positions:
+                answer.expect(item, position)
+        self._metrics.looked_up("miss", len(fresh))
+        self._metrics.looked_up("shared", sum(map(len, wanted.values())) - len(fresh))
+        return fresh
+
+    def _tokenise(self, items: Sequence[Item]) -> None:
+        """From a caption to a row and into the queue, in any thread."""
+        began = time.monotonic()
+        outcomes: Sequence[TokenisedCaption | ServiceError]
+        try:
+            outcomes = self._tokenizer.encode([str(item.source) for item in items])
+        except Exception:
+            _logger.exception("tokenising failed", extra={"captions": len(items)})
+            outcomes = [ServiceError("internal error: tokenising failed")] * len(items)
+        ended = time.monotonic()
+        self._metrics.tokenise_seconds.observe(ended - began)
+        ready = []
+        for item, outcome in zip(items, outcomes, strict=True):
+            if isinstance(outcome, ServiceError):
+                self._metrics.rejected(Tower.TEXT, "invalid" if isinstance(outcome, InvalidArgument) else "failed")
+                self._loop.call_soon_threadsafe(item.fail, outcome)
+            else:
+                item.row, item.truncated, item.prepared = outcome.token_ids, outcome.truncated, (began, ended)
+                ready.append(item)
+        self.batcher.put(ready)
+
+    async def _collect(self, answer: Answer) -> None:
+        """Wait for the answer; when the caller goes away first, take out what nobody else waits for."""
+        try:
+            await answer.whole()
+        finally:
+            for item in answer.leave():
+                if not self._decoding.withdraw(item):
+                    self.batcher.withdraw(item)
 
 
-def _covered_seconds(spans: _Spans) -> float:
-    """From the first beginning to the last end; 0 without any."""
-    return max(ended for _, ended in spans) - min(began for began, _ in spans) if spans else 0.0
+def _embeddings(answer: Answer) -> Embeddings:
+    timings = Timings(answer.decode_seconds, answer.queue_seconds, answer.forward_seconds)
+    return Embeddings(answer.vectors, answer.faults, timings, sorted(answer.truncated))

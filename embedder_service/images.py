@@ -90,6 +90,11 @@ class ImageDecoder:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a decoded image."""
+        return 3 * self._preprocessing.size**2
+
     def decode(self, encoded: bytes, field: str) -> np.ndarray:
         """The pixels (size, size, 3) uint8 RGB of the first frame.
 

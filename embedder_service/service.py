@@ -21,6 +21,7 @@ from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
+from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
 
@@ -46,13 +47,14 @@ class EmbedderService:
     async def start(self, lifecycle: Lifecycle) -> None:  # noqa: ARG002
         """Load the checkpoint and warm it up. Raises CheckpointError when it can't be served."""
         began = time.monotonic()
-        checkpoint, backend = await asyncio.to_thread(self._load)
+        checkpoint, backend, costs = await asyncio.to_thread(self._load)
         settings = self._settings
         self._embedder = Embedder(
             checkpoint.tokenizer,
             ImageDecoder(checkpoint.preprocessing, settings.max_image_bytes, settings.max_image_pixels),
             backend,
             checkpoint.dimension,
+            costs,
             settings,
             self._metrics,
         )
@@ -83,7 +85,7 @@ class EmbedderService:
         if self._embedder is not None:
             await self._embedder.stop()
 
-    def _load(self) -> tuple[Checkpoint, Backend]:
+    def _load(self) -> tuple[Checkpoint, Backend, dict[Tower, TowerCost]]:
         settings = self._settings
         if (commit := self._files.revision) and commit != settings.revision:
             _logger.warning(
@@ -96,22 +98,25 @@ class EmbedderService:
             backend = TorchBackend(checkpoint.towers, checkpoint.preprocessing, settings.device, threads)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
             raise CheckpointError(f"device {settings.device} can't be used: {error}") from error
-        _warm_up(backend, checkpoint)
-        return checkpoint, backend
+        return checkpoint, backend, _warm_up(backend, checkpoint, settings.batch_limit)
 
 
-def _warm_up(backend: Backend, checkpoint: Checkpoint) -> None:
-    """One forward pass of each tower that is loaded. Raises CheckpointError when a vector is not of length 1."""
+def _warm_up(backend: Backend, checkpoint: Checkpoint, batch_limit: int) -> dict[Tower, TowerCost]:
+    """What each tower that is loaded costs, from one pass. Raises CheckpointError when a vector is not of length 1."""
     side = checkpoint.preprocessing.size
     caption = checkpoint.tokenizer.tokenise(["a photo"], "texts")[0]
     if isinstance(caption, Exception):
         raise CheckpointError(f"{checkpoint.name}: the tokenizer refuses 'a photo': {caption}")
     rows = {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
+    costs = {}
     for tower in backend.towers:
+        began = time.monotonic()
         vectors = backend.forward(tower, rows[tower][None])
+        costs[tower] = TowerCost(batch_limit, {1: time.monotonic() - began})
         length = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, checkpoint.dimension) or not abs(length - 1) < 1e-3:
             raise CheckpointError(
                 f"{checkpoint.name}: expected a vector of {checkpoint.dimension} numbers and length 1 from the {tower} "
                 f"tower, not shape {vectors.shape[1:]} and length {length:.3g}"
             )
+    return costs

@@ -15,9 +15,11 @@ from eyebright.embedder.v1.embedder_service_pb2_grpc import (
 )
 from grpc import aio
 
+from embedder_service.admission import Room
 from embedder_service.backends import Tower
-from embedder_service.converters import check_element_type, to_images_response, to_texts_response
+from embedder_service.converters import check_element_type, to_images_response, to_priority, to_texts_response
 from embedder_service.embedder import Embedder
+from embedder_service.items import Priority
 from service_runtime.errors import InvalidArgument
 
 SERVICE_NAME = messages.DESCRIPTOR.services_by_name["EmbedderService"].full_name
@@ -43,19 +45,20 @@ class EmbedderServicer(EmbedderServiceServicer):
 
     async def EmbedTexts(self, request: messages.EmbedTextsRequest, context: Context) -> messages.EmbedTextsResponse:
         """Embed captions."""
-        return await self._texts(request, _deadline(context))
+        return await self._texts(request, _deadline(context), Priority.INTERACTIVE)
 
     async def EmbedImages(self, request: messages.EmbedImagesRequest, context: Context) -> messages.EmbedImagesResponse:
         """Embed images."""
-        return await self._images(request, _deadline(context))
+        return await self._images(request, _deadline(context), Priority.INTERACTIVE)
 
     async def EmbedStream(
         self, request_iterator: AsyncIterator[messages.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[messages.EmbedStreamResponse]:
         """Embed batches side by side, answer them in order.
 
-        A batch is read only while fewer than the window are between arrival and answer, so a caller that sends fast or
-        reads slowly is held back by gRPC's flow control and costs a bounded amount of memory.
+        A batch is read only while fewer than the window are between arrival and answer, and once there is room for the
+        batch before it, so a caller that sends fast or reads slowly is held back by gRPC's flow control and costs a
+        bounded amount of memory.
         """
         deadline = _deadline(context)
         window = asyncio.Semaphore(self._stream_window)
@@ -66,7 +69,9 @@ class EmbedderServicer(EmbedderServiceServicer):
             try:
                 await window.acquire()
                 async for request in request_iterator:
-                    answer = asyncio.create_task(self._batch(request, deadline))
+                    room = await self._room(request)
+                    answer = asyncio.create_task(self._batch(request, deadline, room))
+                    answer.add_done_callback(room.release)  # also if it was never begun
                     tasks.add(answer)
                     answers.put_nowait(answer)
                     await window.acquire()
@@ -87,27 +92,38 @@ class EmbedderServicer(EmbedderServiceServicer):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _batch(self, request: messages.EmbedStreamRequest, deadline: float) -> messages.EmbedStreamResponse:
+    async def _room(self, request: messages.EmbedStreamRequest) -> Room:
+        if request.WhichOneof("batch") == "texts":
+            return await self._embedder.wait_for_room(Tower.TEXT, request.texts.texts)
+        return await self._embedder.wait_for_room(Tower.IMAGE, request.images.images)
+
+    async def _batch(
+        self, request: messages.EmbedStreamRequest, deadline: float, room: Room
+    ) -> messages.EmbedStreamResponse:
         response = messages.EmbedStreamResponse(batch_id=request.batch_id)
         kind = request.WhichOneof("batch")
         if kind == "texts":
-            await self._embedder.wait_for_room(Tower.TEXT, len(request.texts.texts))
-            response.texts.CopyFrom(await self._texts(request.texts, deadline))
+            response.texts.CopyFrom(await self._texts(request.texts, deadline, Priority.BULK, room))
         elif kind == "images":
-            await self._embedder.wait_for_room(Tower.IMAGE, len(request.images.images))
-            response.images.CopyFrom(await self._images(request.images, deadline))
+            response.images.CopyFrom(await self._images(request.images, deadline, Priority.BULK, room))
         else:
             raise InvalidArgument("expected texts or images, not an empty message", field="batch")
         return response
 
-    async def _texts(self, request: messages.EmbedTextsRequest, deadline: float) -> messages.EmbedTextsResponse:
+    async def _texts(
+        self, request: messages.EmbedTextsRequest, deadline: float, default: Priority, room: Room | None = None
+    ) -> messages.EmbedTextsResponse:
         check_element_type(request.element_type)
-        embeddings = await self._embedder.embed_texts(request.texts, deadline)
+        priority = to_priority(request.priority, default)
+        embeddings = await self._embedder.embed_texts(request.texts, deadline, priority, room)
         return to_texts_response(embeddings, self._model.fingerprint, request.element_type)
 
-    async def _images(self, request: messages.EmbedImagesRequest, deadline: float) -> messages.EmbedImagesResponse:
+    async def _images(
+        self, request: messages.EmbedImagesRequest, deadline: float, default: Priority, room: Room | None = None
+    ) -> messages.EmbedImagesResponse:
         check_element_type(request.element_type)
-        embeddings = await self._embedder.embed_images(request.images, deadline)
+        priority = to_priority(request.priority, default)
+        embeddings = await self._embedder.embed_images(request.images, deadline, priority, room)
         return to_images_response(embeddings, self._model.fingerprint, request.element_type)
 
 

@@ -44,11 +44,24 @@ class EmbedderSettings(ServiceSettings):
     """Where the towers run: cpu, cuda or cuda:N."""
 
     batch_limit: int = Field(32, ge=1, le=4096)
-    """Most items of one forward pass, 1 to 4,096."""
+    """Most items of one forward pass, 1 to 4,096. Fewer are taken where larger batches measure no better, or don't fit
+    into memory."""
+
+    bulk_share: float = Field(0.2, ge=0.0, lt=1.0)
+    """Share of the device that bulk items get while interactive ones wait too, 0 to less than 1; with 0 they wait until
+    nobody else does."""
 
     queue_limit: int = Field(2048, ge=2, le=1_000_000)
-    """Most items of a tower taken in and not yet answered, at least twice max_items, to 1,000,000.
-    Past it a call gets RESOURCE_EXHAUSTED; streams wait instead, and take at most half."""
+    """Most items of a tower taken in and not yet answered, at least twice max_items, to 1,000,000. Half is for unary
+    interactive calls, which get RESOURCE_EXHAUSTED past it, half for bulk ones and for streams, which wait."""
+
+    queue_bytes: int = Field(512 * 1024 * 1024, ge=2 * 1024 * 1024, le=1024**4)
+    """Most bytes that these items hold, encoded and decoded, by tower, at least twice max_message_bytes, to 1 TiB;
+    shared and enforced like queue_limit."""
+
+    text_cache_bytes: int = Field(64 * 1024 * 1024, ge=0, le=1024**4)
+    """Memory for the vectors of captions embedded before, in bytes, to 1 TiB; 0 keeps none. A caption takes about 4 KB
+    with 768 dimensions."""
 
     stream_window: int = Field(4, ge=1, le=64)
     """Most batches of one stream in flight, 1 to 64. More are read only when an answer has been sent."""
@@ -78,5 +91,10 @@ class EmbedderSettings(ServiceSettings):
             raise ValueError(
                 f"queue_limit is {self.queue_limit}; expected at least {2 * self.max_items}, twice max_items, "
                 "so that one request finds room beside the streams"
+            )
+        if self.queue_bytes < 2 * self.max_message_bytes:
+            raise ValueError(
+                f"queue_bytes is {self.queue_bytes}; expected at least {2 * self.max_message_bytes}, twice "
+                "max_message_bytes, so that one request finds room beside the streams"
             )
         return self

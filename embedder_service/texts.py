@@ -6,7 +6,7 @@ gRPC.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,33 +89,47 @@ class CaptionTokenizer:
 
     def tokenise(self, captions: Sequence[str], field: str) -> list[TokenisedCaption | InvalidArgument]:
         """One result per caption, in order; a fault names ``field[position]``."""
-        results: dict[int, TokenisedCaption | InvalidArgument] = {}
-        texts: dict[int, str] = {}
-        for position, caption in enumerate(captions):
-            try:
-                texts[position] = self._checked(caption, f"{field}[{position}]")
-            except InvalidArgument as fault:
-                results[position] = fault
-        # The batch form is the one that lets other Python threads run meanwhile.
-        for position, encoding in zip(texts, self._tokenizer.encode_batch_fast(list(texts.values())), strict=True):
-            results[position] = self._laid_out(encoding.ids, f"{field}[{position}]")
-        return [results[position] for position in range(len(captions))]
+        checked = self.check(captions)
+        encoded = iter(self.encode([text for text in checked if isinstance(text, str)]))
+        results = [next(encoded) if isinstance(text, str) else text for text in checked]
+        return [
+            InvalidArgument(result.message, field=f"{field}[{position}]")
+            if isinstance(result, InvalidArgument)
+            else result
+            for position, result in enumerate(results)
+        ]
 
-    def _checked(self, caption: str, field: str) -> str:
+    def check(self, captions: Iterable[str]) -> list[str | InvalidArgument]:
+        """Each caption as it is tokenised: captions that become the same text have the same vector. A fault, which
+        names no field, for what is too long or blank.
+        """
+        checked: list[str | InvalidArgument] = []
+        for caption in captions:
+            try:
+                checked.append(self._checked(caption))
+            except InvalidArgument as fault:
+                checked.append(fault)
+        return checked
+
+    def encode(self, texts: Sequence[str]) -> list[TokenisedCaption | InvalidArgument]:
+        """One result per text that was checked, in order; a fault names no field."""
+        # The batch form is the one that lets other Python threads run meanwhile.
+        return [self._laid_out(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def _checked(self, caption: str) -> str:
         """The text to tokenise. Raises InvalidArgument for what is too long or blank."""
         size = len(caption.encode())
         if size > self._max_bytes:
-            raise InvalidArgument(f"expected at most {self._max_bytes} bytes of UTF-8, not {size}", field=field)
+            raise InvalidArgument(f"expected at most {self._max_bytes} bytes of UTF-8, not {size}")
         text = normalise(caption)
         if not text:
-            raise InvalidArgument(f"expected a caption with words, not {size} bytes of white space", field=field)
+            raise InvalidArgument(f"expected a caption with words, not {size} bytes of white space")
         return normalise(text.translate(_PUNCTUATION)) if self.layout.strips_punctuation else text
 
-    def _laid_out(self, ids: list[int], field: str) -> TokenisedCaption | InvalidArgument:
+    def _laid_out(self, ids: list[int]) -> TokenisedCaption | InvalidArgument:
         """Cut with EOS kept, padded on the right."""
         if max(ids, default=0) >= self._vocabulary:
-            message = f"expected token ids under {self._vocabulary}, not {max(ids)}"
-            return InvalidArgument(message, field=field)
+            return InvalidArgument(f"expected token ids under {self._vocabulary}, not {max(ids)}")
         body = ids[:-1] if self._appends_eos else ids
         kept = body[: self.layout.length - 1]
         row = np.full(self.layout.length, self.layout.pad_id, np.int64)

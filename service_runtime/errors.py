@@ -23,26 +23,36 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class ServiceError(Exception):
-    """An answer other than OK. ``field`` names the field of the request at fault, as a path, where there is one."""
+    """An answer other than OK. ``field`` names the field of the request at fault, as a path, where there is one;
+    ``retry_after_seconds`` says when the same request is worth another try, where that is known.
+    """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
 
-    def __init__(self, message: str, *, field: str = "") -> None:
+    def __init__(self, message: str, *, field: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.message = f"{field}: {message}" if field else message
         self.field = field
+        self.retry_after_seconds = retry_after_seconds
 
     def to_status(self) -> status_pb2.Status:
-        """The google.rpc.Status of one item, or of a whole call; carries a BadRequest when a field is at fault."""
+        """The google.rpc.Status of one item, or of a whole call; carries a BadRequest when a field is at fault, a
+        RetryInfo when it is known when to come again.
+        """
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         if self.field:
             violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.message)
             status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.retry_after_seconds is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(round(self.retry_after_seconds * 1e9))
+            status.details.add().Pack(retry)
         return status
 
     def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
         """The metadata that carries the status with its details to clients that read them."""
-        return ((_DETAILS_KEY, self.to_status().SerializeToString()),) if self.field else ()
+        has_details = self.field or self.retry_after_seconds is not None
+        return ((_DETAILS_KEY, self.to_status().SerializeToString()),) if has_details else ()
 
 
 class InvalidArgument(ServiceError):

@@ -16,7 +16,7 @@ from eyebright_client._calls import Operation, Service
 from eyebright_client._connection import TLS
 from eyebright_client._filters import Filter
 from eyebright_client._images import Image
-from eyebright_client._results import Embedding, Embeddings, IncludeField, Metric, Modality
+from eyebright_client._results import Embedding, Embeddings, IncludeField, Metric, Modality, Priority
 from eyebright_client._session import ClientState, Session
 from eyebright_client._timeouts import Timeouts
 from eyebright_client._transport import AsyncTransport
@@ -77,19 +77,22 @@ class AsyncClient:
         """The checkpoint that the embedder serves; asked for once, then remembered."""
         return await self._run(_embedding.get_model)
 
-    async def embed_texts(self, texts: str | Sequence[str]) -> Embeddings:
+    async def embed_texts(self, texts: str | Sequence[str], *, priority: Priority = "interactive") -> Embeddings:
         """Vectors of captions, in as many requests as the embedder's limits need.
 
-        A caption that can't be embedded is in ``errors`` of the result; given one string, its error is raised.
+        A caption that can't be embedded is in ``errors`` of the result; given one string, its error is raised. Where
+        others wait too, "interactive" captions go before "bulk" ones. An overloaded embedder is asked again when it
+        says so, as long as the timeout allows.
         """
-        return await self._run(_embedding.embed_texts, texts)
+        return await self._run(_embedding.embed_texts, texts, priority=priority)
 
-    async def embed_images(self, images: Image | Sequence[Image]) -> Embeddings:
+    async def embed_images(self, images: Image | Sequence[Image], *, priority: Priority = "interactive") -> Embeddings:
         """Vectors of images (paths, encoded bytes, or PIL images), in as many requests as the embedder's limits need.
 
-        An image that can't be embedded is in ``errors`` of the result; given one image, its error is raised.
+        An image that can't be embedded is in ``errors`` of the result; given one image, its error is raised. See
+        ``embed_texts`` for ``priority``.
         """
-        return await self._run(_embedding.embed_images, images)
+        return await self._run(_embedding.embed_images, images, priority=priority)
 
     async def create_collection(
         self,

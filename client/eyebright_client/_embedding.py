@@ -4,6 +4,7 @@ Owns cutting long inputs into requests. Performs no I/O but reading the caller's
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from eyebright_client._calls import Operation, work
 from eyebright_client._exceptions import CallError, FingerprintMismatch, InvalidArgument
 from eyebright_client._images import EncodableImage, Image, image_bytes
 from eyebright_client._limits import MAX_MESSAGE_BYTES, REQUEST_BYTES, batched
-from eyebright_client._results import Embeddings, EmbedTimings, Modality, Model
+from eyebright_client._results import Embeddings, EmbedTimings, Modality, Model, Priority
 from eyebright_client._session import Session
 
 _ONE_IMAGE = (str, bytes, bytearray, memoryview, EncodableImage)
@@ -24,21 +25,26 @@ def get_model(session: Session) -> Operation[Model]:
     return (yield from session.model())
 
 
-def embed_texts(session: Session, texts: str | Sequence[str]) -> Operation[Embeddings]:
+def embed_texts(session: Session, texts: str | Sequence[str], *, priority: Priority) -> Operation[Embeddings]:
     """Behind ``embed_texts``."""
     single = isinstance(texts, str)
-    return (yield from _embed_all(session, "text", [texts] if single else list(texts), single))
+    return (yield from _embed_all(session, "text", [texts] if single else list(texts), single, priority))
 
 
-def embed_images(session: Session, images: Image | Sequence[Image]) -> Operation[Embeddings]:
+def embed_images(session: Session, images: Image | Sequence[Image], *, priority: Priority) -> Operation[Embeddings]:
     """Behind ``embed_images``."""
     single = isinstance(images, _ONE_IMAGE) or hasattr(images, "__fspath__")
     items = [images] if single else list(images)  # type: ignore[arg-type]
-    return (yield from _embed_all(session, "image", items, single))
+    return (yield from _embed_all(session, "image", items, single, priority))
 
 
-def _embed_all(session: Session, modality: Modality, items: Sequence[object], single: bool) -> Operation[Embeddings]:
-    embeddings = yield from embed(session, modality, items, lambda: session.timeouts.embed)
+def _embed_all(
+    session: Session, modality: Modality, items: Sequence[object], single: bool, priority: Priority
+) -> Operation[Embeddings]:
+    if priority not in get_args(Priority):
+        known = " or ".join(repr(name) for name in get_args(Priority))
+        raise InvalidArgument(f"priority: expected {known}, not {priority!r}", field="priority")
+    embeddings = yield from embed(session, modality, items, lambda: session.timeouts.embed, priority)
     if single and embeddings.errors:
         raise alone(embeddings.errors[0])
     return embeddings
@@ -51,7 +57,11 @@ def alone(error: CallError) -> CallError:
 
 
 def embed(
-    session: Session, modality: Modality, items: Sequence[object], wait: Callable[[], float]
+    session: Session,
+    modality: Modality,
+    items: Sequence[object],
+    wait: Callable[[], float],
+    priority: Priority = "interactive",
 ) -> Operation[Embeddings]:
     """Vectors of captions or images in as many requests as needed; ``wait`` gives the timeout of each, in seconds.
 
@@ -71,7 +81,7 @@ def embed(
     )
     while batch := (yield from work(lambda: next(batches, None))):
         positions, payloads = zip(*batch, strict=True)
-        request = _messages.embed_request(modality, payloads)
+        request = _messages.embed_request(modality, payloads, priority)
         response = yield from session.embedder(_METHODS[modality], request, wait())
         part = _messages.read_embeddings(response, modality, session.request_id)
         if fingerprint and part.fingerprint != fingerprint:

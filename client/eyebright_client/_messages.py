@@ -55,6 +55,7 @@ from eyebright_client._results import (
     Modality,
     ModalityRecall,
     Model,
+    Priority,
     RecallEstimate,
     Recipe,
     Record,
@@ -109,6 +110,10 @@ _METRICS: dict[Metric, collection_pb2.Metric] = {
     "l2": collection_pb2.METRIC_L2,
 }
 _METRIC_NAMES = {number: name for name, number in _METRICS.items()}
+_PRIORITIES: dict[Priority, embedder_pb2.Priority] = {
+    "interactive": embedder_pb2.PRIORITY_INTERACTIVE,
+    "bulk": embedder_pb2.PRIORITY_BULK,
+}
 _MODALITIES: dict[Modality, search_pb2.Modality] = {
     "text": search_pb2.MODALITY_TEXT,
     "image": search_pb2.MODALITY_IMAGE,
@@ -197,18 +202,19 @@ def read_model(response: embedder_pb2.GetModelResponse) -> Model:
 
 
 def embed_request(
-    modality: Modality, items: Sequence[bytes]
+    modality: Modality, items: Sequence[bytes], priority: Priority
 ) -> embedder_pb2.EmbedTextsRequest | embedder_pb2.EmbedImagesRequest:
     """EmbedTexts, of captions in UTF-8, or EmbedImages; the vectors come back as float32."""
+    number = _PRIORITIES[priority]
     if modality == "text":
         texts = [item.decode() for item in items]
-        return embedder_pb2.EmbedTextsRequest(texts=texts, element_type=FLOAT32)
-    return embedder_pb2.EmbedImagesRequest(images=items, element_type=FLOAT32)
+        return embedder_pb2.EmbedTextsRequest(texts=texts, element_type=FLOAT32, priority=number)
+    return embedder_pb2.EmbedImagesRequest(images=items, element_type=FLOAT32, priority=number)
 
 
 def embed_stream_request(batch_id: int, images: Sequence[bytes]) -> embedder_pb2.EmbedStreamRequest:
     """One batch of images for EmbedStream, to come back as float16: the precision the index keeps."""
-    request = embedder_pb2.EmbedImagesRequest(images=images, element_type=FLOAT16)
+    request = embedder_pb2.EmbedImagesRequest(images=images, element_type=FLOAT16, priority=_PRIORITIES["bulk"])
     return embedder_pb2.EmbedStreamRequest(batch_id=batch_id, images=request)
 
 

@@ -4,16 +4,19 @@ Owns the caches of the model and of collections, request ids, and the steps that
 I/O.
 """
 
+import random
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from eyebright_client import _messages
-from eyebright_client._calls import Call, Message, Operation, Service
-from eyebright_client._exceptions import EmbedderNotConfigured
+from eyebright_client._calls import Call, Message, Operation, Service, Sleep
+from eyebright_client._exceptions import EmbedderNotConfigured, ResourceExhausted
 from eyebright_client._results import Collection, Model
 from eyebright_client._timeouts import Timeouts
+
+_LEAST_PAUSE_SECONDS = 0.02
 
 COLLECTION_SECONDS = 60.0
 """How long a collection's metric and fingerprint are believed: it may be deleted and made anew by others."""
@@ -50,11 +53,28 @@ class Session:
     def embedder(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
         """Call the embedder."""
         self.require_embedder(method)
-        return (yield Call(Service.EMBEDDER, method, request, timeout_seconds, self.request_id))
+        return (yield from self._call(Service.EMBEDDER, method, request, timeout_seconds))
 
     def index(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
         """Call the index."""
-        return (yield Call(Service.INDEX, method, request, timeout_seconds, self.request_id))
+        return (yield from self._call(Service.INDEX, method, request, timeout_seconds))
+
+    def _call(self, service: Service, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
+        """The answer. A service that refused for want of room and said when to come again did nothing: it is asked
+        again then, or up to half as much later so that clients don't come in step, as long as the timeout allows.
+        """
+        ends = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return (yield Call(service, method, request, timeout_seconds, self.request_id))
+            except ResourceExhausted as error:
+                if error.retry_after_seconds is None:
+                    raise
+                pause = max(error.retry_after_seconds, _LEAST_PAUSE_SECONDS) * random.uniform(1.0, 1.5)  # noqa: S311
+                timeout_seconds = ends - time.monotonic() - pause
+                if timeout_seconds <= 0:
+                    raise
+            yield Sleep(pause)
 
     def model(self, wait: Callable[[], float] | None = None) -> Operation[Model]:
         """The embedder's model, asked for once. ``wait`` gives the timeout of the call in seconds."""

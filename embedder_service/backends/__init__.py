@@ -16,6 +16,10 @@ class Tower(StrEnum):
     IMAGE = "image"
 
 
+class OutOfMemory(Exception):
+    """The device has no memory for a batch of this size; a smaller one may do."""
+
+
 class Backend(Protocol):
     """Runs one tower or both on one device. Called from one thread at a time."""
 
@@ -28,5 +32,5 @@ class Backend(Protocol):
         """Vectors (n, dimension) float32 of Euclidean length 1, each a function of its own row alone.
 
         ``batch`` is (n, size, size, 3) uint8 RGB for the image tower, (n, text_length) int64 token ids for the text
-        tower.
+        tower. Raises OutOfMemory, after which the next call is worth a try, and anything else when the device fails.
         """

@@ -3,14 +3,15 @@
 Owns normalising pixels, the forward pass and the length of the vectors. Knows nothing of queues, files or gRPC.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from embedder_service.backends import Tower
+from embedder_service.backends import OutOfMemory, Tower
 from embedder_service.images import Preprocessing
 
 
@@ -30,7 +31,7 @@ class TorchBackend:
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
-        with torch.inference_mode():
+        with _out_of_memory_translated(), torch.inference_mode():
             rows = torch.from_numpy(batch).to(self.device)
             if tower is Tower.TEXT:
                 # No attention mask: SigLIP was trained to see its padding, and is pooled at the last position.
@@ -43,3 +44,19 @@ class TorchBackend:
     def pixel_values(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, size, size, 3) uint8 -> (n, 3, size, size) float32, rescaled and normalised by the checkpoint's rule."""
         return pixels.permute(0, 3, 1, 2).float() * self._scale + self._offset
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says on devices where it has no exception of its own for it, the CPU among them."""
+
+
+@contextmanager
+def _out_of_memory_translated() -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(str(error)) from error
+    except RuntimeError as error:
+        if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise OutOfMemory(str(error)) from error
+        raise

@@ -42,7 +42,8 @@ def test_pictures_are_found_by_picture_caption_vector_and_likeness(
         assert best.metadata == {"n": 2**63, "tags": ["x"]}
         assert best.score > 0.999
 
-    result = client.search("a red circle", k=5)
+    caption = f"a red circle {tmp_path.name}"  # embedded before, it would take no forward pass
+    result = client.search(caption, k=5)
     assert len(result) == 5
     assert list(result.scores) == sorted(result.scores, reverse=True)
     model = client.model()
@@ -56,7 +57,7 @@ def test_pictures_are_found_by_picture_caption_vector_and_likeness(
     assert stages.shard_search_seconds > 0
     assert stages.total_seconds >= stages.forward_seconds + stages.shard_search_seconds
 
-    embedding = client.embed_texts("a red circle")[0]
+    embedding = client.embed_texts(caption)[0]
     assert client.search(vector=embedding, k=5).ids == result.ids
     assert client.search(vector=embedding, k=5).probabilities is not None
     assert client.search(vector=embedding.vector, k=5).probabilities is None

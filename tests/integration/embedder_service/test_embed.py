@@ -181,12 +181,15 @@ def test_an_unknown_element_type_fails_the_request(stub: EmbedderServiceStub) ->
 
 
 def test_timings_fit_into_the_call_and_the_histograms(stub: EmbedderServiceStub, sample: Sample) -> None:
-    name = "eyebright_embedder_stage_latency_seconds_sum"
-    stages = ("decode", "queue", "forward")
-    before = {stage: sample(name, stage=stage, tower="image") for stage in stages}
+
+    def seconds() -> dict[str, float]:
+        towers = {"decode": {}, "queue": {"tower": "image"}, "forward": {"tower": "image"}}
+        return {stage: sample(f"eyebright_embedder_{stage}_seconds_sum", **labels) for stage, labels in towers.items()}
+
+    before = seconds()
     calls = sample("eyebright_rpc_latency_seconds_sum", method="EmbedImages")
     timings = stub.EmbedImages(messages.EmbedImagesRequest(images=[encoded(photo(900, 700))])).timings
-    spent = {stage: sample(name, stage=stage, tower="image") - before[stage] for stage in stages}
+    spent = {stage: after - before[stage] for stage, after in seconds().items()}
     whole = sample("eyebright_rpc_latency_seconds_sum", method="EmbedImages") - calls
     assert spent["decode"] == pytest.approx(timings.decode_seconds, rel=0.2, abs=1e-3)
     assert spent["queue"] == pytest.approx(timings.queue_seconds, rel=1e-3, abs=1e-6)
@@ -222,7 +225,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(
     assert texts_of(stub, "still here").any()
     while sample("eyebright_embedder_admitted_items", tower="image"):
         await asyncio.sleep(0.01)
-    assert sample("eyebright_embedder_queue_depth", tower="text") == 0
+    assert sample("eyebright_embedder_queue_items", tower="text") == 0
 
 
 def test_a_message_past_the_limit_is_refused_by_size(embedder: RunningService) -> None:

@@ -11,6 +11,7 @@ import pytest
 from eyebright.embedder.v1 import embedder_service_pb2 as messages
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from eyebright.vectors.numpy_codec import decode_vectors
+from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import CollectorRegistry
 
 from embedder_service.checkpoint_files import find_checkpoint
@@ -32,6 +33,14 @@ async def serving(
         grpc.aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
     ):
         yield EmbedderServiceStub(channel)
+
+
+def retry_seconds(error: grpc.aio.AioRpcError) -> float:
+    """What its RetryInfo says."""
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(retry)
+    return float(retry.retry_delay.ToTimedelta().total_seconds())
 
 
 @pytest.mark.parametrize("family", ["siglip", "siglip2"])
@@ -80,14 +89,22 @@ async def test_overload_is_refused_at_once_while_streams_wait(tmp_path: Path) ->
     registry = CollectorRegistry()
     limits = {"max_items": 64, "queue_limit": 128, "batch_limit": 2, "stream_window": 8}
     async with serving(write_checkpoint(tmp_path, "siglip"), registry, **limits) as stub:
-        request = messages.EmbedTextsRequest(texts=["a dog"] * 64)
-        outcomes = await asyncio.gather(*(stub.EmbedTexts(request) for _ in range(12)), return_exceptions=True)
+        requests = [
+            messages.EmbedTextsRequest(texts=[f"dog {call} {item}" for item in range(64)]) for call in range(12)
+        ]
+        outcomes = await asyncio.gather(*map(stub.EmbedTexts, requests), return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
         assert 0 < len(refused) < 12
         for error in refused:
             assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert "64 more would pass its limit of 128" in str(error.details())
-        stream = stub.EmbedStream(messages.EmbedStreamRequest(batch_id=i, texts=request) for i in range(8))
-        assert [answer.batch_id async for answer in stream] == list(range(8))
-    labels = {"tower": "text", "reason": "overload"}
+            assert "64 more would pass its limit of 64" in str(error.details())
+            assert retry_seconds(error) >= 0.05
+        batches = (
+            messages.EmbedStreamRequest(
+                batch_id=i, texts=messages.EmbedTextsRequest(texts=[f"cat {i} {item}" for item in range(64)])
+            )
+            for i in range(8)
+        )
+        assert [answer.batch_id async for answer in stub.EmbedStream(batches)] == list(range(8))
+    labels = {"tower": "text", "reason": "items"}
     assert registry.get_sample_value("eyebright_embedder_rejected_items_total", labels) == 64 * len(refused)

@@ -57,24 +57,27 @@ def test_metrics_are_prometheus_and_complete(embedder: RunningService, stub: Emb
     stub.EmbedImages(messages.EmbedImagesRequest(images=[encoded(photo(64, 64)), b"nothing"]))
     with urlopen(f"{embedder.metrics_url}/metrics", timeout=10) as answer:
         families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
-    stages = families["eyebright_embedder_stage_latency_seconds"]
-    assert stages.type == "histogram"
-    counted = {
-        (sample.labels["stage"], sample.labels["tower"])
-        for sample in stages.samples
-        if sample.name.endswith("_count") and sample.value > 0
-    }
-    assert counted == {
-        ("tokenise", "text"), ("queue", "text"), ("forward", "text"),
-        ("decode", "image"), ("queue", "image"), ("forward", "image"),
+    for stage in ("decode", "tokenise", "queue", "forward"):
+        family = families[f"eyebright_embedder_{stage}_seconds"]
+        assert family.type == "histogram"
+        assert any(sample.name.endswith("_count") and sample.value > 0 for sample in family.samples)
+    by_tower = {
+        "items", "batch_size", "batch_limit", "queue_items", "queue_cost_seconds", "queue_seconds", "forward_seconds",
+        "admitted_items", "admitted_bytes", "device_busy_seconds", "rejected_items",
     }  # fmt: skip
-    for name in ("items", "batch_size", "queue_depth", "admitted_items"):
-        assert {sample.labels["tower"] for sample in families[f"eyebright_embedder_{name}"].samples} >= {
-            "text",
-            "image",
-        }
+    for name in by_tower:
+        towers = {sample.labels["tower"] for sample in families[f"eyebright_embedder_{name}"].samples}
+        assert towers == {"text", "image"}, name
+    assert {sample.labels["batch"] for sample in families["eyebright_embedder_forward_seconds"].samples} <= {
+        str(2**n) for n in range(13)
+    }
     for tower in ("text", "image"):
         assert metric(embedder, "eyebright_embedder_rejected_items_total", tower=tower, reason="invalid") >= 1
+        assert metric(embedder, "eyebright_embedder_batch_limit", tower=tower) >= 1
+        assert metric(embedder, "eyebright_embedder_device_busy_seconds_total", tower=tower) > 0
+    assert 0 < metric(embedder, "eyebright_embedder_device_busy_ratio") <= 1
+    assert metric(embedder, "eyebright_embedder_text_cache_bytes") > 0
+    assert metric(embedder, "eyebright_embedder_text_cache_lookups_total", result="miss") >= 1
     (info,) = families["eyebright_embedder_model_info"].samples
     model = stub.GetModel(messages.GetModelRequest()).model
     assert (info.labels["model_name"], info.labels["fingerprint"]) == ("demo", model.fingerprint)

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from eyebright.embedder.v1 import embedder_service_pb2 as embedder_pb2
 from eyebright_client import Embeddings, InvalidArgument, Model, NotFound, Record, SearchResult
+from eyebright_client._messages import read_model
 
 MODEL = Model("demo", "0" * 64, 4, 64, 16, 2.5, -8.0, 64, 2**20, 2**20, 2**15)
 
@@ -19,6 +21,21 @@ def test_probability_is_the_sigmoid_of_scaled_cosine() -> None:
 def test_probability_does_not_overflow() -> None:
     steep = Model("steep", "0" * 64, 4, 64, 16, 9.0, -8.0, 64, 2**20, 2**20, 2**15)
     assert np.all(np.isfinite(steep.probability(np.array([-1.0, 1.0]))))
+
+
+def test_a_model_read_from_an_embedder_of_either_age() -> None:
+    old = embedder_pb2.GetModelResponse(model=embedder_pb2.Model(name="demo", dimension=4))
+    assert read_model(old).towers == ("text", "image")
+    stated = embedder_pb2.Model(
+        towers=[embedder_pb2.TOWER_IMAGE], precision="bf16", revision="ab" * 20, accepts_pixels=True
+    )
+    model = read_model(embedder_pb2.GetModelResponse(model=stated))
+    assert (model.towers, model.precision, model.revision, model.accepts_pixels) == (
+        ("image",),
+        "bf16",
+        "ab" * 20,
+        True,
+    )
 
 
 def test_embeddings_raise_the_error_of_a_failed_item() -> None:

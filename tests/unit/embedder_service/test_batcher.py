@@ -1,189 +1,260 @@
-"""Queues and the device thread, with a backend that waits to be let go on."""
+"""The device thread, with a backend that waits to be let go on."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
-from queue import Queue
-from threading import Semaphore
 
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from embedder_service.admission import Admission
 from embedder_service.backends import Tower
-from embedder_service.batcher import Batcher, DeadlineExpired
+from embedder_service.batcher import Batcher
+from embedder_service.items import Answer, Priority
 from embedder_service.metrics import EmbedderMetrics
-from service_runtime.errors import ResourceExhausted, ServiceError, Unavailable
+from embedder_service.tower_cost import TowerCost
+from service_runtime.errors import DeadlineExceeded, Unavailable
+from tests.unit.embedder_service.gated import (
+    BROKEN,
+    FATAL,
+    FOREVER,
+    NOT_A_NUMBER,
+    TOO_LARGE,
+    TOO_LONG,
+    Call,
+    GatedBackend,
+)
 
-FOREVER = float("inf")
-
-
-class GatedBackend:
-    """Doubles its rows; each pass announces its batch and waits for a permit. A row of -1 makes the pass raise."""
-
-    device = "test"
-    towers = tuple(Tower)
-
-    def __init__(self) -> None:
-        self.passes: Queue[tuple[Tower, list[float]]] = Queue()
-        self.permits = Semaphore(0)
-
-    def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
-        self.passes.put((tower, batch[:, 0].tolist()))
-        assert self.permits.acquire(timeout=20)
-        if (batch == -1).any():
-            raise FloatingPointError("the device broke")
-        return (batch * 2).astype(np.float32)
-
-    async def next_pass(self) -> tuple[Tower, list[float]]:
-        return await asyncio.to_thread(self.passes.get, True, 20)
+BULK = Priority.BULK
 
 
 class Bench:
     """A batcher with a gated backend and its metrics."""
 
-    def __init__(self, batch_limit: int) -> None:
+    def __init__(self, batch_limit: int = 4, memory: int = 1000) -> None:
         self.registry = CollectorRegistry()
-        self.backend = GatedBackend()
-        self.batcher = Batcher(self.backend, batch_limit, EmbedderMetrics(self.registry))
+        self.backend = GatedBackend(memory)
+        self.costs = {tower: TowerCost(batch_limit, {1: 1.0}) for tower in Tower}
+        self.batcher = Batcher(self.backend, self.costs, 0.2, EmbedderMetrics(self.registry))
 
-    def submit(self, *values: float, tower: Tower = Tower.TEXT, deadline: float = FOREVER) -> list[asyncio.Future]:  # type: ignore[type-arg]
-        return self.batcher.submit(tower, [np.array([value, 0.0]) for value in values], deadline)
+    def put(self, call: Call) -> Call:
+        self.batcher.put(call.items)
+        return call
 
-    def rejected(self, reason: str) -> float:
-        labels = {"tower": "text", "reason": reason}
-        return self.registry.get_sample_value("eyebright_embedder_rejected_items_total", labels) or 0.0
+    async def running(self) -> Call:
+        """A call whose pass has begun, so that what comes next waits."""
+        call = self.put(Call(0.5))
+        await self.backend.next_pass()
+        return call
+
+    def sample(self, name: str, **labels: str) -> float:
+        labels = {"tower": "text"} | labels
+        return self.registry.get_sample_value(f"eyebright_embedder_{name}", labels) or 0.0
 
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    bench = Bench(batch_limit=4)
+    bench = Bench()
     yield bench
     bench.backend.permits.release(100)
     await bench.batcher.stop()
 
 
 async def test_what_waits_together_shares_a_pass_up_to_the_limit(bench: Bench) -> None:
-    first = bench.submit(1)
-    assert await bench.backend.next_pass() == (Tower.TEXT, [1.0])
-    rest = [future for value in range(2, 8) for future in bench.submit(value)]
+    await bench.running()
+    calls = [bench.put(Call(value / 10)) for value in range(1, 8)]
     bench.backend.permits.release(3)
-    results = await asyncio.gather(*first, *rest)
-    assert [result.vector[0] for result in results] == [2.0 * value for value in range(1, 8)]
-    assert await bench.backend.next_pass() == (Tower.TEXT, [2.0, 3.0, 4.0, 5.0])
-    assert await bench.backend.next_pass() == (Tower.TEXT, [6.0, 7.0])
-    assert bench.registry.get_sample_value("eyebright_embedder_batch_size_count", {"tower": "text"}) == 3
-    assert bench.registry.get_sample_value("eyebright_embedder_batch_size_sum", {"tower": "text"}) == 7
-    assert results[1].queue_seconds > 0
-    assert results[1].forward_seconds == results[4].forward_seconds
+    assert [await call.angles() for call in calls] == [[value / 10] for value in range(1, 8)]
+    assert await bench.backend.rows_of(2) == [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7]]
+    assert bench.sample("batch_size_count") == 3
+    assert bench.sample("batch_size_sum") == 8
+    assert bench.sample("forward_seconds_count", batch="4") == 2
+    assert bench.sample("queue_seconds_count", priority="interactive") == 8
+    assert calls[0].answer.queue_seconds > 0
+    assert calls[0].answer.forward_seconds == calls[3].answer.forward_seconds > 0
 
 
-async def test_the_depth_of_the_queue_is_what_waits_now(bench: Bench) -> None:
-    def depth() -> float | None:
-        return bench.registry.get_sample_value("eyebright_embedder_queue_depth", {"tower": "text"})
+async def test_gauges_say_what_waits_now_and_what_it_will_cost(bench: Bench) -> None:
+    def waiting() -> tuple[float, ...]:
+        names = ("queue_items", "queue_cost_seconds")
+        return *(bench.sample(name, priority="interactive") for name in names), bench.sample(
+            "queue_items", priority="bulk"
+        )
 
-    first = bench.submit(1)
-    await bench.backend.next_pass()
-    assert depth() == 0
-    rest = bench.submit(2, 3) + bench.submit(4)
-    assert depth() == 3
+    await bench.running()
+    assert waiting() == (0, 0, 0)
+    calls = [bench.put(Call(1.0, 1.1)), bench.put(Call(1.2)), bench.put(Call(1.3, priority=BULK))]
+    assert waiting() == (3, 3, 1)
+    assert (bench.registry.get_sample_value("eyebright_embedder_device_busy_ratio") or 0) > 0
+    bench.backend.permits.release(3)
+    for call in calls:
+        await call.angles()
+    assert waiting() == (0, 0, 0)
+    assert bench.sample("items_total", priority="interactive") == 4
+    assert bench.sample("device_busy_seconds_total") > 0
+
+
+async def test_interactive_items_pass_bulk_ones_at_the_next_batch(bench: Bench) -> None:
+    bulk = bench.put(Call(*(n / 10 for n in range(12)), priority=BULK))
+    assert await bench.backend.rows_of(1) == [[0.0, 0.1, 0.2, 0.3]]
+    interactive = bench.put(Call(2.0))
     bench.backend.permits.release(2)
-    await asyncio.gather(*first, *rest)
-    assert depth() == 0
-
-
-async def test_the_tower_that_has_waited_longest_goes_first(bench: Bench) -> None:
-    futures = bench.submit(1, tower=Tower.IMAGE)
-    await bench.backend.next_pass()
-    futures += bench.submit(*range(10, 15), tower=Tower.IMAGE)
-    futures += bench.submit(2)
-    futures += bench.submit(20, tower=Tower.IMAGE)
-    bench.backend.permits.release(10)
-    await asyncio.gather(*futures)
-    order = [await bench.backend.next_pass() for _ in range(3)]
-    assert order == [
-        (Tower.IMAGE, [10.0, 11.0, 12.0, 13.0]),
-        (Tower.IMAGE, [14.0, 20.0]),
-        (Tower.TEXT, [2.0]),
-    ]
-
-
-async def test_cancelled_and_expired_items_never_reach_the_device(bench: Bench) -> None:
-    first = bench.submit(1)
-    await bench.backend.next_pass()
-    (cancelled,) = bench.submit(2)
-    (expired,) = bench.submit(3, deadline=time.monotonic())
-    (kept,) = bench.submit(4)
-    cancelled.cancel()
+    assert await interactive.angles() == [2.0]
+    assert await bench.backend.rows_of(2) == [[2.0], [0.4, 0.5, 0.6, 0.7]]
     bench.backend.permits.release(2)
-    await asyncio.gather(*first, kept)
-    with pytest.raises(DeadlineExpired):
-        await expired
-    assert await bench.backend.next_pass() == (Tower.TEXT, [4.0])
-    assert (bench.rejected("cancelled"), bench.rejected("expired")) == (1, 1)
+    assert None not in await bulk.angles()
+
+
+async def test_a_promoted_item_goes_with_the_interactive_ones(bench: Bench) -> None:
+    await bench.running()
+    bulk = bench.put(Call(1.0, 1.1, priority=BULK))
+    bench.batcher.promote(bulk.items[1])
+    bench.backend.permits.release(3)
+    await bulk.angles()
+    assert await bench.backend.rows_of(2) == [[1.1], [1.0]]
+
+
+async def test_withdrawn_and_expired_items_never_reach_the_device(bench: Bench) -> None:
+    await bench.running()
+    gone, late, kept = bench.put(Call(1.0, 1.1)), bench.put(Call(2.0, deadline=time.monotonic())), bench.put(Call(3.0))
+    for item in gone.answer.leave():
+        assert bench.batcher.withdraw(item)
+    assert bench.sample("queue_items", priority="interactive") == 2  # its room is free at once
+    bench.backend.permits.release(2)
+    assert await kept.angles() == [3.0]
+    with pytest.raises(DeadlineExceeded, match="the deadline passed after"):
+        await late.angles()
+    assert await bench.backend.rows_of(1) == [[3.0]]
+    assert bench.sample("cancelled_items_total", stage="queue") == 2
+    assert bench.sample("rejected_items_total", reason="expired") == 1
+
+
+async def test_items_of_callers_that_left_earlier_or_later_are_counted_by_stage(bench: Bench) -> None:
+    before = Call(1.0)
+    before.answer.leave()
+    bench.put(before)
+    during = await bench.running()
+    for item in during.answer.leave():
+        assert not bench.batcher.withdraw(item)
+    bench.backend.permits.release(2)
+    await bench.put(Call(2.0)).angles()
+    assert bench.sample("cancelled_items_total", stage="decode") == 1
+    assert bench.sample("cancelled_items_total", stage="forward") == 1
 
 
 async def test_a_queue_of_nothing_but_expired_items_does_not_stop_the_thread(bench: Bench) -> None:
-    (expired,) = bench.submit(1, deadline=time.monotonic())
-    with pytest.raises(DeadlineExpired):
-        await expired
+    with pytest.raises(DeadlineExceeded):
+        await bench.put(Call(1.0, deadline=time.monotonic())).angles()
     bench.backend.permits.release()
-    (alive,) = bench.submit(2)
-    assert (await alive).vector[0] == 4.0
+    assert await bench.put(Call(2.0)).angles() == [2.0]
 
 
-async def test_a_pass_that_fails_fails_its_own_items_only(bench: Bench) -> None:
-    first = bench.submit(1)
-    await bench.backend.next_pass()
-    broken = bench.submit(-1, 2, 3, 4)
-    after = bench.submit(5)
-    bench.backend.permits.release(3)
-    outcomes = await asyncio.gather(*first, *broken, *after, return_exceptions=True)
-    assert [isinstance(outcome, ServiceError) for outcome in outcomes] == [False, True, True, True, True, False]
-    assert "the device broke" not in str(outcomes[1])
-    assert bench.rejected("failed") == 4
+async def test_an_expired_item_for_which_somebody_with_more_time_waits_is_queued_again(bench: Bench) -> None:
+    await bench.running()
+    first = bench.put(Call(1.0, deadline=time.monotonic()))
+    bench.backend.permits.release()
+    while bench.batcher.waiting(Tower.TEXT, Priority.INTERACTIVE):
+        time.sleep(0.001)  # the loop must not run before the item is joined
+    second = Answer(1, 2, "texts")
+    second.expect(first.items[0], 0)
+    first.items[0].deadline = FOREVER
+    bench.backend.permits.release()
+    await asyncio.wait_for(second.whole(), 20)
+    assert second.vectors.any()
+
+
+async def test_of_a_batch_that_fails_only_the_culprits_fail(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    await bench.running()
+    calls = [bench.put(Call(1.0, BROKEN)), bench.put(Call(2.0, 3.0)), bench.put(Call(4.0))]
+    bench.backend.permits.release(7)
+    with caplog.at_level(logging.WARNING):
+        assert [await call.angles() for call in calls] == [[1.0, None], [2.0, 3.0], [4.0]]
+    assert await bench.backend.rows_of(6) == [
+        [1.0, BROKEN, 2.0, 3.0],
+        [1.0, BROKEN],
+        [1.0],
+        [BROKEN],
+        [2.0, 3.0],
+        [4.0],
+    ]
+    fault = calls[0].answer.faults[1]
+    assert (fault.code.name, fault.message) == ("INTERNAL", "internal error: the forward pass failed")
+    assert bench.sample("rejected_items_total", reason="failed") == 1
+    (record,) = caplog.records
+    assert (record.tower, record.batch_size, record.failed_passes) == (Tower.TEXT, 4, 3)  # type: ignore[attr-defined]
+    assert record.exc_info is not None
+    assert "the device broke" in str(record.exc_info[1])
+
+
+async def test_a_vector_that_is_none_fails_its_item_alone(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    await bench.running()
+    call = bench.put(Call(1.0, NOT_A_NUMBER, TOO_LONG, 2.0))
+    bench.backend.permits.release(2)
+    with caplog.at_level(logging.ERROR):
+        assert await call.angles() == [1.0, None, None, 2.0]
+    assert not call.answer.vectors[1:3].any()
+    assert "no vector of length 1" in call.answer.faults[1].message
+    assert bench.sample("rejected_items_total", reason="failed") == 2
+    assert [record.failed_items for record in caplog.records] == [2]  # type: ignore[attr-defined]
+
+
+async def test_out_of_memory_halves_the_batch_and_repeats(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(batch_limit=16, memory=3)
+    bench.backend.permits.release(100)
+    try:
+        with caplog.at_level(logging.WARNING):
+            values = [n / 10 for n in range(16)]
+            assert await bench.put(Call(*values)).angles() == values
+            assert await bench.put(Call(*values)).angles() == values
+            assert await bench.put(Call(1.0, TOO_LARGE)).angles() == [1.0, None]
+    finally:
+        await bench.batcher.stop()
+    sizes = [len(bench.backend.passes.get_nowait()[1]) for _ in range(bench.backend.passes.qsize())]
+    assert sizes == [16, 8, 4, *[2] * 8, *[2] * 8, 2, 1, 1]
+    assert bench.costs[Tower.TEXT].batch_limit == 1
+    assert bench.costs[Tower.IMAGE].batch_limit == 16
+    assert bench.sample("batch_limit") == 1
+    assert bench.sample("batch_limit", tower="image") == 16
+    assert {record.message for record in caplog.records} == {"out of memory: smaller batches from now on"}
+
+
+async def test_a_device_thread_that_dies_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    await bench.running()
+    at_work, waiting = bench.put(Call(1.0, FATAL, 2.0, 3.0)), bench.put(Call(4.0))
+    bench.backend.permits.release(2)
+    died_of = await asyncio.wait_for(bench.batcher.failed, 20)
+    assert isinstance(died_of, SystemExit)
+    for call in (at_work, waiting, bench.put(Call(5.0))):
+        with pytest.raises(Unavailable, match="the device thread has died"):
+            await call.angles()
+    assert [record.message for record in caplog.records] == ["the device thread died"]
+    await bench.batcher.stop()
+
+
+async def test_the_heart_beats_while_idle_and_stands_still_in_a_pass(bench: Bench) -> None:
+    first = bench.batcher.heartbeat
+    while bench.batcher.heartbeat == first:
+        await asyncio.sleep(0.01)
+    before = time.monotonic()
+    await bench.running()
+    began = bench.batcher.heartbeat
+    assert before <= began <= time.monotonic()
+    await asyncio.sleep(0.05)
+    assert bench.batcher.heartbeat == began
+    assert not bench.batcher.failed.done()
 
 
 async def test_stopping_answers_what_still_waits() -> None:
-    bench = Bench(batch_limit=4)
-    running = bench.submit(1)
-    await bench.backend.next_pass()
-    waiting = bench.submit(2)
+    bench = Bench()
+    running = await bench.running()
+    waiting = bench.put(Call(1.0))
     stopping = asyncio.create_task(bench.batcher.stop())
     await asyncio.sleep(0)
     bench.backend.permits.release()
     await stopping
-    assert (await running[0]).vector[0] == 2.0
+    assert await running.angles() == [0.5]
     with pytest.raises(Unavailable):
-        await waiting[0]
-
-
-async def test_admission_refuses_past_the_limit_with_both_values() -> None:
-    admission = Admission(Tower.TEXT, 10, EmbedderMetrics(CollectorRegistry()))
-    with admission.admit(6):
-        with (
-            pytest.raises(
-                ResourceExhausted, match="6 items are inside the text tower; 5 more would pass its limit of 10"
-            ),
-            admission.admit(5),
-        ):
-            pytest.fail("admitted")
-        with admission.admit(4):
-            pass
-    with admission.admit(10):
-        pass
-
-
-async def test_streams_wait_for_half_of_the_limit() -> None:
-    admission = Admission(Tower.TEXT, 10, EmbedderMetrics(CollectorRegistry()))
-    await admission.wait_for_room(8)  # nothing is inside, so that a large batch gets through at all
-    with admission.admit(3):
-        await admission.wait_for_room(2)
-        waiting = asyncio.create_task(admission.wait_for_room(3))
-        await asyncio.sleep(0)
-        with admission.admit(1):
-            pass
-        await asyncio.sleep(0)
-        assert not waiting.done()
-    await asyncio.wait_for(waiting, 5)
+        await waiting.angles()
+    with pytest.raises(Unavailable):
+        await bench.put(Call(2.0)).angles()
