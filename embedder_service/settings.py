@@ -73,8 +73,8 @@ class EmbedderSettings(ServiceSettings):
     """Largest encoded image, in bytes, 1 to 1 GiB. max_message_bytes bounds the images of one request together."""
 
     max_image_pixels: int = Field(64_000_000, ge=1, le=1_000_000_000)
-    """Largest image once decoded, in pixels, 1 to 1,000,000,000. Decoding takes up to
-    16 bytes a pixel in each decoding thread."""
+    """Largest image once decoded, in pixels, 1 to 1,000,000,000. Decoding takes up to 16 bytes a pixel; twice as
+    many pixels are decoded at a time, by however many threads."""
 
     max_text_bytes: int = Field(32 * 1024, ge=1, le=1024 * 1024)
     """Largest caption, in bytes of UTF-8, 1 to 1 MiB."""

@@ -30,9 +30,9 @@ def png_header_only(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
-        + _chunk(b"IHDR", header)
-        + _chunk(b"IDAT", zlib.compress(bytes(300)))
-        + _chunk(b"IEND", b"")
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(300)))
+        + png_chunk(b"IEND", b"")
     )
 
 
@@ -59,7 +59,34 @@ def jpeg_of_scans(extra: int) -> bytes:
     return file[:-2] + last * extra + b"\xff\xd9"
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def bmp_in_run_lengths(width: int, height: int) -> bytes:
+    """A gray BMP whose rows begin with a pixel of 5 and are empty after it."""
+    runs = b"\x01\x05\x00\x00" * height
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    palette = b"".join(bytes([value, value, value, 0]) for value in range(256))
+    begin = 14 + len(header) + len(palette)
+    return b"BM" + struct.pack("<IHHI", begin + len(runs), 0, 0, begin) + header + palette + runs
+
+
+def tiff_of_strips(count: int) -> bytes:
+    """An uncompressed TIFF of 100 x 101 gray pixels, each of whose strips is the same 90 rows."""
+    entries = ((256, 1, 100), (257, 1, 101), (258, 1, 8), (262, 1, 1), (273, count, 200), (278, 1, 90), (279, 1, 9000))
+    folder = b"".join(struct.pack("<HHII", tag, 4, numbers, value) for tag, numbers, value in entries)
+    begin = 200 + 4 * count
+    strips = struct.pack("<I", begin) * count
+    return (
+        (b"II*\x00" + struct.pack("<IH", 8, len(entries)) + folder + bytes(4)).ljust(200, b"\x00")
+        + strips
+        + bytes(9000)
+    )
+
+
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -79,6 +106,9 @@ BAD_IMAGES = {
     "one row of 64 megapixels": png_header_only(64_000_000, 1),
     "TIFF with a tile of 8,001 x 8,001": tiff_tile_only(8_001),
     "JPEG of 106 scans": jpeg_of_scans(100),
+    "BMP of 5 megapixels in run lengths": bmp_in_run_lengths(5_000, 1_000),
+    "TIFF whose strips overlap": tiff_of_strips(1_000),
+    "JPEG of 5,000 comments": _WHOLE[:2] + jpeg_segment(0xFE, b"") * 5_000 + _WHOLE[2:],
     "scrambled PNG": encoded(photo(60, 40))[:60] + bytes(range(200)) + encoded(photo(60, 40))[260:],
     "21 MB of zeros after a PNG": encoded(photo(8, 8)) + bytes(21 * 1024 * 1024),
 }

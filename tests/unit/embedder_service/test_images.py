@@ -1,7 +1,11 @@
 """Encoded images -> pixels: what is accepted, and that it looks as transformers would see it."""
 
+import io
+import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +15,13 @@ from embedder_service.images import ImageDecoder, Preprocessing
 from service_runtime.errors import InvalidArgument
 from tests.unit.embedder_service.pictures import (
     BAD_IMAGES,
+    bmp_in_run_lengths,
     encoded,
     jpeg_of_scans,
     photo,
+    png_chunk,
     png_header_only,
+    tiff_of_strips,
     tiff_tile_only,
 )
 
@@ -67,8 +74,18 @@ def test_the_message_states_both_pixel_counts(decoder: ImageDecoder) -> None:
         (png_header_only(1, 64_000_000), "sides of at most 65535 pixels, not 1 x 64000000"),
         (tiff_tile_only(26_000), r"at most 64000000 pixels, not 676000000 \(26000 x 26000\)"),
         (jpeg_of_scans(500), "at most 100 scans, not 506"),
+        (bmp_in_run_lengths(8_000, 8_000), "at most 4000000 pixels coded in run lengths, not 64000000"),
+        (tiff_of_strips(1_000), "tiles of at most 60600 pixels in all, not 5050000"),
+        (tiff_of_strips(70_000), "at most 65536 tiles, not 70000"),
     ],
-    ids=["a row whose resizing takes gigabytes", "a tile larger than the image", "a pass over all pixels a scan"],
+    ids=[
+        "a row whose resizing takes gigabytes",
+        "a tile larger than the image",
+        "a pass over all pixels a scan",
+        "a decoder in Python",
+        "the same strip again and again",
+        "many strips",
+    ],
 )
 def test_a_small_file_of_few_pixels_cannot_ask_for_much_work(decoder: ImageDecoder, file: bytes, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
@@ -195,3 +212,90 @@ def test_many_threads_get_the_same_pixels(decoder: ImageDecoder) -> None:
         together = list(pool.map(lambda file: decoder.decode(file, "images[0]"), files * 4))
     for position, pixels in enumerate(together):
         np.testing.assert_array_equal(pixels, alone[position % len(files)])
+
+
+def test_metadata_of_any_size_is_no_fault(decoder: ImageDecoder) -> None:
+    image = photo(50, 40)
+    png = encoded(image)
+    file = png[:33] + png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(40_000_000))) + png[33:]
+    np.testing.assert_array_equal(decoder.decode(file, "images[0]"), squashed(image))
+
+
+def test_rare_tiff_compressions_are_refused_by_number(decoder: ImageDecoder) -> None:
+    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+        assert decoder.decode(encoded(photo(40, 30), "TIFF", compression=compression), "images[0]").any()
+    with pytest.raises(InvalidArgument, match=r"a TIFF compression of \[1, 2, .*\], not 34925"):
+        decoder.decode(encoded(photo(40, 30), "TIFF", compression="lzma"), "images[0]")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_a_file_cut_anywhere_is_taken_only_where_pillow_takes_it(decoder: ImageDecoder, form: str) -> None:
+    file = encoded(photo(40, 30), form)
+    taken = {True: 0, False: 0}
+    for length in range(0, len(file), max(1, len(file) // 150)):
+        try:
+            with Image.open(io.BytesIO(file[:length])) as image:
+                theirs: np.ndarray | None = squashed(image)
+        except Exception:
+            theirs = None
+        try:
+            ours: np.ndarray | None = decoder.decode(file[:length], "images[0]")
+        except InvalidArgument:
+            ours = None
+        taken[ours is not None] += 1
+        assert (ours is None) == (theirs is None), f"{form} cut to {length} of {len(file)} bytes"
+        if ours is not None and theirs is not None:
+            np.testing.assert_array_equal(ours, theirs)
+    assert taken[False] > 100
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "I;16", "P"])
+def test_colours_of_a_large_image_are_converted_as_those_of_a_small_one(decoder: ImageDecoder, mode: str) -> None:
+    shape = (1500, 1400, 4) if mode == "RGBA" else (1500, 1400)
+    values = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(values.astype(np.uint16) * 256 + 77 if mode == "I;16" else values)
+    image = image.convert("P") if mode == "P" else image
+    assert image.mode == mode
+    if mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        expected = squashed(Image.alpha_composite(white, image))
+    else:
+        expected = squashed(Image.fromarray(values) if mode == "I;16" else image)
+    np.testing.assert_array_equal(decoder.decode(encoded(image, compress_level=1), "images[0]"), expected)
+
+
+@pytest.mark.parametrize(("side", "reduced"), [(SIDE * 8 - 1, False), (SIDE * 8, True), (SIDE * 40, True)])
+def test_a_large_jpeg_is_decoded_small_with_hardly_a_difference(side: int, reduced: bool) -> None:
+    image = photo(side, side)
+    file = encoded(image, "JPEG", quality=90)
+    whole = squashed(Image.open(io.BytesIO(file))).astype(int)
+    difference = np.abs(ImageDecoder(PREPROCESSING, len(file), side * side).decode(file, "images[0]") - whole)
+    assert difference.any() == reduced
+    assert difference.mean() < 1
+    assert difference.max() <= 4
+
+
+def test_large_images_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = ImageDecoder(PREPROCESSING, max_bytes=10**6, max_pixels=10_000)
+    inside, most, watched = 0, 0, threading.Lock()
+    both_are_in = threading.Barrier(2)
+    to_pixels = decoder._to_pixels
+
+    def watching(*arguments: Any) -> np.ndarray:
+        nonlocal inside, most
+        with watched:
+            inside += 1
+            most = max(most, inside)
+        both_are_in.wait(30)
+        try:
+            return to_pixels(*arguments)
+        finally:
+            with watched:
+                inside -= 1
+
+    monkeypatch.setattr(decoder, "_to_pixels", watching)
+    large = encoded(photo(100, 100))
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda _: decoder.decode(large, "images[0]"), range(12)))
+    assert len(done) == 12
+    assert most == 2
