@@ -39,7 +39,7 @@ test-faiss-side:
 	$(BIN)/python -m pytest -q tests/contract tests/faults tests/migration tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
 
 test-torch-side:
-	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/recall tests/e2e
+	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/conformance tests/recall tests/e2e
 
 test-faults: setup ## Run the fault tests in their long form, and snapshots through a real S3 server.
 	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s

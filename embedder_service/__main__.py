@@ -21,4 +21,4 @@ if __name__ == "__main__":
         sys.exit(f'embedder_service needs {", ".join(missing)}: pip install "eyebright[embedder]"')
     from embedder_service.command import main
 
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -3,10 +3,11 @@
 Owns their names, units, ranges and defaults. Knows nothing of what they configure.
 """
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service_runtime.settings import ServiceSettings
 
@@ -98,3 +99,48 @@ class EmbedderSettings(ServiceSettings):
                 "max_message_bytes, so that one request finds room beside the streams"
             )
         return self
+
+
+class _CheckpointSettings(BaseSettings):
+    """What the commands read that work on a checkpoint without serving it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        env_prefix="EYEBRIGHT_EMBEDDER_",
+    )
+
+    model: str = Field("demo", min_length=1)
+    """As for the service: "demo", a folder that holds a SigLIP checkpoint, or an OWNER/NAME of the Hugging Face hub."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a hub model; None takes its main branch."""
+
+
+class CheckSettings(_CheckpointSettings):
+    """
+    Check a checkpoint without serving it: token ids, pixels and vectors against transformers' own, golden vectors.
+
+    Prints a line for each check; the exit status is 0 when all are well, 1 when one failed.
+    Try: python -m embedder_service check --model /models/siglip2
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m embedder_service check")
+
+
+class GoldenSettings(_CheckpointSettings):
+    """
+    Write golden vectors: what a few captions and pictures become under a checkpoint, in float32 on the CPU.
+
+    As golden.json beside the weights they are what a served model's canary is held against, at whatever precision;
+    `eyebright doctor --golden FILE` holds a running server against them.
+    Try: python -m embedder_service golden --model /models/siglip2
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m embedder_service golden")
+
+    output: Path | None = None
+    """File to write; None writes golden.json into the checkpoint's folder."""
