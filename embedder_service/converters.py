@@ -3,6 +3,9 @@
 Owns the mapping onto embedder_service.proto. Computes nothing.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 from eyebright.embedder.v1 import embedder_service_pb2 as messages
 from eyebright.vectors.numpy_codec import encode_vectors
 from eyebright.vectors.v1.vectors_pb2 import ElementType
@@ -13,7 +16,7 @@ from embedder_service.checkpoint import Checkpoint
 from embedder_service.embedder import Embeddings
 from embedder_service.items import Priority
 from embedder_service.settings import EmbedderSettings
-from service_runtime.errors import OK_STATUS, InvalidArgument
+from service_runtime.errors import OK_STATUS, FailedPrecondition, InvalidArgument
 
 _PRIORITIES: dict[int, Priority] = {
     messages.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
@@ -36,6 +39,28 @@ def to_priority(number: messages.Priority, default: Priority) -> Priority:
         known = max(messages.Priority.values())
         raise InvalidArgument(f"expected a Priority, 0 to {known}, not {number}", field="priority")
     return _PRIORITIES[number]
+
+
+def to_pictures(request: messages.EmbedImagesRequest, model: messages.Model) -> Sequence[bytes] | np.ndarray:
+    """The encoded images of a request, or its pixels (count, size, size, 3) uint8, which share its memory.
+
+    Raises FailedPrecondition where pixels are not taken, InvalidArgument when they are not what they should be, or when
+    there are both.
+    """
+    if not request.HasField("pixels"):
+        return request.images
+    if not model.accepts_pixels:
+        raise FailedPrecondition("expected encoded images: the setting accept_pixels is false", field="pixels")
+    if request.images:
+        raise InvalidArgument(f"expected images or pixels, not both ({len(request.images)} images)", field="pixels")
+    count, side, data = request.pixels.count, request.pixels.size, request.pixels.data
+    if not 1 <= count <= model.max_items:
+        raise InvalidArgument(f"expected 1 to {model.max_items} pictures, not {count}", field="pixels.count")
+    if side != model.image_size:
+        raise InvalidArgument(f"expected {model.image_size} pixels a side, not {side}", field="pixels.size")
+    if len(data) != (expected := 3 * count * side * side):
+        raise InvalidArgument(f"expected {expected} bytes, not {len(data)}", field="pixels.data")
+    return np.frombuffer(data, np.uint8).reshape(count, side, side, 3)
 
 
 def to_texts_response(
@@ -78,6 +103,7 @@ def to_model(checkpoint: Checkpoint, backend: Backend, settings: EmbedderSetting
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
         max_text_bytes=settings.max_text_bytes,
+        accepts_pixels=settings.accept_pixels,
         towers=sorted(_TOWERS[tower] for tower in backend.towers),
         revision=checkpoint.revision,
     )

@@ -100,7 +100,7 @@ class Embedder:
         self._tokenisers.shutdown(cancel_futures=True)
         await self.batcher.stop()
 
-    async def wait_for_room(self, tower: Tower, items: Sequence[str] | Sequence[bytes]) -> Room:
+    async def wait_for_room(self, tower: Tower, items: Sequence[str] | Sequence[bytes] | np.ndarray) -> Room:
         """Room for a request of a stream, as soon as there is some."""
         return await self._admission[tower].wait(len(items), self._held_bytes(tower, items))
 
@@ -138,12 +138,13 @@ class Embedder:
 
     async def embed_images(
         self,
-        images: Sequence[bytes],
+        images: Sequence[bytes] | np.ndarray,
         deadline: float,
         priority: Priority = Priority.INTERACTIVE,
         room: Room | None = None,
     ) -> Embeddings:
-        """Embed encoded images by ``deadline``. ``room`` is what a stream has waited for.
+        """Embed encoded images, or pixels as ImageDecoder makes them, by ``deadline``. ``room`` is what a stream has
+        waited for.
 
         Raises InvalidArgument for a wrong number of images, FailedPrecondition without an image tower,
         ResourceExhausted when there is no room or no time for them, DeadlineExceeded, and Unavailable when the service
@@ -158,10 +159,15 @@ class Embedder:
             deadline - time.monotonic(),
             self._forecast.expect(Tower.IMAGE, priority, len(images)),
         ):
-            items = [Item(Tower.IMAGE, priority, deadline, encoded) for encoded in images]
+            if isinstance(images, np.ndarray):
+                items = [Item(Tower.IMAGE, priority, deadline, row=pixels) for pixels in images]
+                next_stage: Batcher | DecodePool = self.batcher
+            else:
+                items = [Item(Tower.IMAGE, priority, deadline, encoded) for encoded in images]
+                next_stage = self._decoding
             for position, item in enumerate(items):
                 answer.expect(item, position)
-            self._decoding.put(items)
+            next_stage.put(items)
             await self._collect(answer)
         return _embeddings(answer)
 
@@ -171,8 +177,10 @@ class Embedder:
         if not 1 <= count <= self._max_items:
             raise InvalidArgument(f"expected 1 to {self._max_items} items, not {count}", field=field_name)
 
-    def _held_bytes(self, tower: Tower, items: Iterable[str] | Iterable[bytes]) -> int:
+    def _held_bytes(self, tower: Tower, items: Iterable[str] | Iterable[bytes] | np.ndarray) -> int:
         """What a request holds until it is answered: its items as they came and as the tower takes them."""
+        if isinstance(items, np.ndarray):  # these are both
+            return items.nbytes
         return sum(len(item) + self._row_bytes[tower] for item in items)
 
     def _look_up(self, checked: Sequence[str | InvalidArgument], answer: Answer) -> dict[str, list[int]]:

@@ -17,7 +17,13 @@ from grpc import aio
 
 from embedder_service.admission import Room
 from embedder_service.backends import Tower
-from embedder_service.converters import check_element_type, to_images_response, to_priority, to_texts_response
+from embedder_service.converters import (
+    check_element_type,
+    to_images_response,
+    to_pictures,
+    to_priority,
+    to_texts_response,
+)
 from embedder_service.embedder import Embedder
 from embedder_service.items import Priority
 from service_runtime.errors import InvalidArgument
@@ -95,7 +101,7 @@ class EmbedderServicer(EmbedderServiceServicer):
     async def _room(self, request: messages.EmbedStreamRequest) -> Room:
         if request.WhichOneof("batch") == "texts":
             return await self._embedder.wait_for_room(Tower.TEXT, request.texts.texts)
-        return await self._embedder.wait_for_room(Tower.IMAGE, request.images.images)
+        return await self._embedder.wait_for_room(Tower.IMAGE, to_pictures(request.images, self._model))
 
     async def _batch(
         self, request: messages.EmbedStreamRequest, deadline: float, room: Room
@@ -123,7 +129,8 @@ class EmbedderServicer(EmbedderServiceServicer):
     ) -> messages.EmbedImagesResponse:
         check_element_type(request.element_type)
         priority = to_priority(request.priority, default)
-        embeddings = await self._embedder.embed_images(request.images, deadline, priority, room)
+        pictures = to_pictures(request, self._model)
+        embeddings = await self._embedder.embed_images(pictures, deadline, priority, room)
         return to_images_response(embeddings, self._model.fingerprint, request.element_type)
 
 

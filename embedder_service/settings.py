@@ -77,6 +77,10 @@ class EmbedderSettings(ServiceSettings):
     """Largest image once decoded, in pixels, 1 to 1,000,000,000. Decoding takes up to 16 bytes a pixel; twice as
     many pixels are decoded at a time, by however many threads."""
 
+    accept_pixels: bool = False
+    """Whether callers may send pictures that are decoded already. What they send is embedded as it is: for callers that
+    are trusted to turn, flatten and resize as this service does."""
+
     max_text_bytes: int = Field(32 * 1024, ge=1, le=1024 * 1024)
     """Largest caption, in bytes of UTF-8, 1 to 1 MiB."""
 

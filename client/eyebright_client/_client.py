@@ -94,6 +94,16 @@ class Client:
         """
         return self._run(_embedding.embed_images, images, priority=priority)
 
+    def embed_pixels(self, pixels: np.ndarray, *, priority: Priority = "interactive") -> Embeddings:
+        """Vectors of pictures that are decoded already, in as many requests as the embedder's limits need.
+
+        ``pixels`` is (n, size, size, 3) uint8, RGB, with ``model().image_size`` as size: turned upright, flattened on
+        white, and squashed to the square with the checkpoint's resampling. Nothing checks that they were, and another
+        way gives other vectors. Raises FailedPrecondition where the embedder does not take pixels
+        (``model().accepts_pixels``; its setting is ``--accept-pixels``). See ``embed_texts`` for ``priority``.
+        """
+        return self._run(_embedding.embed_pixels, pixels, priority=priority)
+
     def create_collection(
         self,
         name: str | None = None,

@@ -1,4 +1,4 @@
-"""Embedding captions and images: the operations behind ``embed_texts`` and ``embed_images``.
+"""Embedding captions and images: the operations behind ``embed_texts``, ``embed_images`` and ``embed_pixels``.
 
 Owns cutting long inputs into requests. Performs no I/O but reading the caller's files, as a Work step.
 """
@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 
 from eyebright_client import _messages
-from eyebright_client._calls import Operation, work
+from eyebright_client._calls import Message, Operation, work
 from eyebright_client._exceptions import CallError, FingerprintMismatch, InvalidArgument
 from eyebright_client._images import EncodableImage, Image, image_bytes
 from eyebright_client._limits import MAX_MESSAGE_BYTES, REQUEST_BYTES, batched
@@ -38,12 +38,43 @@ def embed_images(session: Session, images: Image | Sequence[Image], *, priority:
     return (yield from _embed_all(session, "image", items, single, priority))
 
 
-def _embed_all(
-    session: Session, modality: Modality, items: Sequence[object], single: bool, priority: Priority
-) -> Operation[Embeddings]:
+def embed_pixels(session: Session, pixels: np.ndarray, *, priority: Priority) -> Operation[Embeddings]:
+    """Behind ``embed_pixels``."""
+    _check_priority(priority)
+    session.require_embedder("embedding an image")
+    model = yield from session.model(lambda: session.timeouts.embed)
+    _check_pixels(pixels, model.image_size)
+    step = max(1, min(model.max_items, REQUEST_BYTES // (3 * model.image_size**2)))
+    requests = (
+        (
+            range(begin, min(begin + step, len(pixels))),
+            _messages.embed_pixels_request(pixels[begin : begin + step], priority),
+        )
+        for begin in range(0, len(pixels), step)
+    )
+    return (yield from _gather(session, "image", len(pixels), requests, {}, lambda: session.timeouts.embed))
+
+
+def _check_pixels(pixels: object, side: int) -> None:
+    if not isinstance(pixels, np.ndarray):
+        raise InvalidArgument(f"pixels: expected a numpy array, not {type(pixels).__name__}", field="pixels")
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (side, side, 3):
+        raise InvalidArgument(
+            f"pixels: expected shape (n, {side}, {side}, 3) of uint8, not {pixels.shape} of {pixels.dtype}",
+            field="pixels",
+        )
+
+
+def _check_priority(priority: Priority) -> None:
     if priority not in get_args(Priority):
         known = " or ".join(repr(name) for name in get_args(Priority))
         raise InvalidArgument(f"priority: expected {known}, not {priority!r}", field="priority")
+
+
+def _embed_all(
+    session: Session, modality: Modality, items: Sequence[object], single: bool, priority: Priority
+) -> Operation[Embeddings]:
+    _check_priority(priority)
     embeddings = yield from embed(session, modality, items, lambda: session.timeouts.embed, priority)
     if single and embeddings.errors:
         raise alone(embeddings.errors[0])
@@ -69,19 +100,35 @@ def embed(
     """
     session.require_embedder("embedding a caption" if modality == "text" else "embedding an image")
     model = yield from session.model(wait)
-    vectors = np.zeros((len(items), model.dimension), np.float32)
     errors: dict[int, CallError] = {}
-    truncated: set[int] = set()
-    timings, fingerprint = EmbedTimings(), ""
     batches = batched(
         _prepared(modality, items, model, errors),
         lambda item: len(item[1]),
         max_items=model.max_items,
         max_bytes=REQUEST_BYTES,
     )
-    while batch := (yield from work(lambda: next(batches, None))):
-        positions, payloads = zip(*batch, strict=True)
-        request = _messages.embed_request(modality, payloads, priority)
+    requests = (
+        ([position for position, _ in batch], _messages.embed_request(modality, [item for _, item in batch], priority))
+        for batch in batches
+    )
+    return (yield from _gather(session, modality, len(items), requests, errors, wait))
+
+
+def _gather(
+    session: Session,
+    modality: Modality,
+    count: int,
+    requests: Iterator[tuple[Sequence[int], Message]],
+    errors: dict[int, CallError],
+    wait: Callable[[], float],
+) -> Operation[Embeddings]:
+    """The answers to requests, each with the positions of its items, put together; ``errors`` are known already."""
+    model = yield from session.model(wait)
+    vectors = np.zeros((count, model.dimension), np.float32)
+    truncated: set[int] = set()
+    timings, fingerprint = EmbedTimings(), ""
+    while batch := (yield from work(lambda: next(requests, None))):
+        positions, request = batch
         response = yield from session.embedder(_METHODS[modality], request, wait())
         part = _messages.read_embeddings(response, modality, session.request_id)
         if fingerprint and part.fingerprint != fingerprint:
@@ -91,7 +138,7 @@ def embed(
             )
         fingerprint = part.fingerprint
         if part.vectors.shape[1] != vectors.shape[1]:  # the first answer of a model that replaced the one we knew
-            vectors = np.zeros((len(items), part.vectors.shape[1]), np.float32)
+            vectors = np.zeros((count, part.vectors.shape[1]), np.float32)
         vectors[list(positions)] = part.vectors
         truncated.update(positions[row] for row in part.truncated)
         for row, error in part.errors.items():

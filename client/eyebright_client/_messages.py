@@ -212,6 +212,12 @@ def embed_request(
     return embedder_pb2.EmbedImagesRequest(images=items, element_type=FLOAT32, priority=number)
 
 
+def embed_pixels_request(pixels: np.ndarray, priority: Priority) -> embedder_pb2.EmbedImagesRequest:
+    """EmbedImages of pictures (n, size, size, 3) uint8 that are decoded already."""
+    batch = embedder_pb2.PixelBatch(count=len(pixels), size=pixels.shape[1], data=pixels.tobytes())
+    return embedder_pb2.EmbedImagesRequest(pixels=batch, element_type=FLOAT32, priority=_PRIORITIES[priority])
+
+
 def embed_stream_request(batch_id: int, images: Sequence[bytes]) -> embedder_pb2.EmbedStreamRequest:
     """One batch of images for EmbedStream, to come back as float16: the precision the index keeps."""
     request = embedder_pb2.EmbedImagesRequest(images=images, element_type=FLOAT16, priority=_PRIORITIES["bulk"])
