@@ -2,18 +2,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faiss-side test-torch-side test-faults bench check serve protos demo-checkpoint
+.PHONY: help setup demo test test-faiss-side test-torch-side test-faults test-operations images-check bench check check-deploy \
+	serve protos requirements sbom demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CHECKOV := .venv-checkov
 TRAINING := embedder_service/demo_checkpoint/training
 # Where a CPU build of torch comes from, if the default index has none: TORCH_PIP_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_PIP_OPTIONS ?=
 ART ?= $(HOME)/.cache/eyebright/art
 RUN ?= $(HOME)/.cache/eyebright/training-run
 BENCH ?= $(HOME)/.cache/eyebright/benchmarks
+SBOM ?= dist
+REQUIREMENTS := deploy/docker/requirements
+CYCLONEDX = $(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible
 
 help: ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,13 +41,19 @@ test: setup ## Run every test in its short form.
 	@$(MAKE) --jobs=2 --output-sync=target --no-print-directory --keep-going test-faiss-side test-torch-side
 
 test-faiss-side:
-	$(BIN)/python -m pytest -q tests/contract tests/faults tests/migration tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
+	$(BIN)/python -m pytest -q tests/contract tests/deploy tests/faults tests/migration tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
 
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/conformance tests/recall tests/e2e
 
 test-faults: setup ## Run the fault tests in their long form, and snapshots through a real S3 server.
 	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
+
+test-operations: setup ## Run the deployment tests in their long form: each image's environment, and the images themselves.
+	$(BIN)/python -m pytest -q tests/deploy -m long -s
+
+images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
+	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s
 
 bench: setup ## Measure the index engine (about an hour, 20 GB of disk); write docs/results and the plots.
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
@@ -57,12 +68,35 @@ check: setup ## Format, lint, types, contract.
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code --path protos/eyebright
 	$(BIN)/buf breaking --against protos/released.binpb
+	@$(MAKE) --no-print-directory check-deploy
+
+check-deploy: setup $(CHECKOV)/.installed ## Lint what is deployed, by checkov in an environment of its own.
+	mkdir -p build
+	for overlay in local production gpu; do $(BIN)/kubectl kustomize deploy/kubernetes/overlays/$$overlay > build/$$overlay.yaml; done
+	$(CHECKOV)/bin/checkov --config-file deploy/checkov.yaml --skip-download \
+		--file build/local.yaml build/production.yaml build/gpu.yaml deploy/docker/Dockerfile
+
+# checkov names exact versions of some fifty libraries, so it gets an environment of its own (290 MB).
+$(CHECKOV)/.installed: Makefile
+	test -x $(CHECKOV)/bin/python || $(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30
+	touch $@
 
 serve: setup ## Run both services on loopback until Ctrl-C; data in ./eyebright-data.
 	$(BIN)/eyebright serve
 
 protos: setup ## Generate the Python stubs anew.
 	$(BIN)/python protos/generate.py
+
+requirements: setup ## Pin what each image installs, with hashes (deploy/docker/requirements-*.txt).
+	$(BIN)/python deploy/docker/lock.py
+
+sbom: setup ## Write a CycloneDX bill of materials of each image's Python packages to dist/.
+	mkdir -p $(SBOM)
+	cat $(REQUIREMENTS)-torch-cpu.txt $(REQUIREMENTS)-embedder.txt | $(CYCLONEDX) --output-file $(SBOM)/eyebright-embedder.cdx.json -
+	cat $(REQUIREMENTS)-torch-cuda.txt $(REQUIREMENTS)-embedder.txt | $(CYCLONEDX) --output-file $(SBOM)/eyebright-embedder-cuda.cdx.json -
+	$(CYCLONEDX) --output-file $(SBOM)/eyebright-index.cdx.json $(REQUIREMENTS)-index.txt
+	$(CYCLONEDX) --output-file $(SBOM)/eyebright-client.cdx.json $(REQUIREMENTS)-client.txt
 
 demo-checkpoint: setup ## Train the demo checkpoint again and export it with its gallery (hours; needs npm; resumable).
 	mkdir -p $(ART) && cp $(TRAINING)/package.json $(ART)/ && npm install --prefix $(ART) --no-audit --no-fund --ignore-scripts
