@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faiss-side test-torch-side test-faults test-operations images-check bench check check-deploy \
-	serve protos requirements sbom demo-checkpoint
+	serve docs protos requirements sbom demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
@@ -84,6 +84,9 @@ $(CHECKOV)/.installed: Makefile
 
 serve: setup ## Run both services on loopback until Ctrl-C; data in ./eyebright-data.
 	$(BIN)/eyebright serve
+
+docs: setup ## Write the pages anew that follow from the code.
+	$(BIN)/python -m docs.generate
 
 protos: setup ## Generate the Python stubs anew.
 	$(BIN)/python protos/generate.py

@@ -12,7 +12,7 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from embedder_service.backends import Backend, Tower
-from embedder_service.backends.torch_backend import TorchBackend
+from embedder_service.backends.torch_backend import TorchBackend, engine_build
 from embedder_service.checkpoint import Checkpoint, load_checkpoint
 from embedder_service.checkpoint_files import CheckpointError, CheckpointFiles
 from embedder_service.converters import to_model
@@ -24,6 +24,7 @@ from embedder_service.settings import EmbedderSettings
 from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.process_metrics import state_build
 
 _logger = logging.getLogger("eyebright.embedder")
 
@@ -36,6 +37,7 @@ class EmbedderService:
     def __init__(self, files: CheckpointFiles, settings: EmbedderSettings, registry: CollectorRegistry) -> None:
         self._files = files
         self._settings = settings
+        self._registry = registry
         self._metrics = EmbedderMetrics(registry)
         self._server: aio.Server | None = None
         self._embedder: Embedder | None = None
@@ -70,6 +72,7 @@ class EmbedderService:
             "revision": checkpoint.revision,
         }
         self._metrics.model.info(stated)
+        state_build(self._registry, "torch", *engine_build(backend.device))
         seconds = round(time.monotonic() - began, 3)
         _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
 

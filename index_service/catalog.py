@@ -41,6 +41,7 @@ from index_service.recall_probe import RecallProbe
 from index_service.record_store import StoreError, StoreFull
 from index_service.segment_folder import sync_folder
 from index_service.shard import Shard
+from index_service.state_metrics import CollectionState
 from index_service.vector_space import Metric, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import AlreadyExists, NotFound, ResourceExhausted, ServiceError, Unavailable
@@ -102,7 +103,6 @@ class Catalog:
         except BaseException:
             self.close()
             raise
-        metrics.watch(self._record_count, lambda: len(self._collections), self._read_only_count)
 
     def close(self) -> None:
         """Close every collection and let go of the folder."""
@@ -126,6 +126,17 @@ class Catalog:
     def reservoirs(self) -> list[QueryReservoir]:
         """The recent queries of every collection."""
         return [collection.queries for collection in self._collections.values()]
+
+    def states(self) -> list[CollectionState]:
+        """How large every collection is."""
+        return [
+            CollectionState(collection.spec.name, collection.stats(), collection.config.recall_target)
+            for collection in self._collections.values()
+        ]
+
+    def queued_writes(self) -> int:
+        """Writes that wait for the commit before theirs."""
+        return sum(shard.queued_writes for shard in self.shards())
 
     def by_name(self) -> list[Collection]:
         """All collections, in the order of their names."""
@@ -251,12 +262,6 @@ class Catalog:
         shards = [future.result() for future in futures]
         queries = QueryReservoir(folder / QUERIES_FILE, spec.space, self._recorded_queries)
         return Collection(spec, shards, config, folder, self._workers, self._metrics, queries, self._probe)
-
-    def _record_count(self) -> int:
-        return sum(len(collection) for collection in self._collections.values())
-
-    def _read_only_count(self) -> int:
-        return sum(shard.read_only for shard in self.shards())
 
 
 def is_collection_name(name: str) -> bool:

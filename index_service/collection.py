@@ -25,7 +25,8 @@ from index_service.recall_probe import RecallProbe
 from index_service.recipes import Recipe
 from index_service.records import Delete, DeleteRows, Fault, Record, RecordUpdate, StoredRecord, Update, Upsert, Write
 from index_service.search import Queries, SearchAnswer, SearchOptions, search_shards
-from index_service.shard import Shard, ShardStats
+from index_service.shard import Shard
+from index_service.shard_stats import ShardStats
 from index_service.vector_space import STORED_DTYPE, VectorSpace
 from index_service.workers import Workers
 from service_runtime.errors import (

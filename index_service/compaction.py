@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from index_service.index_config import INDEX_FROM_ROWS
+from index_service.metrics import CompactionWork, IndexMetrics
 from index_service.recipes import CODE_RECIPES, EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView
 from index_service.workers import LOWEST_PRIORITY, give_memory_back, step_behind
@@ -116,11 +118,18 @@ class Rounds:
     A full disk is full for hours, and each try writes a segment before it finds out.
     """
 
-    def __init__(self, shards: Callable[[], Sequence[Compactable]], work: Work, clock: Callable[[], float]) -> None:
-        """``shards`` gives those that exist now, ``clock`` seconds."""
+    def __init__(
+        self,
+        shards: Callable[[], Sequence[Compactable]],
+        work: Work,
+        clock: Callable[[], float],
+        failed: Callable[[], None],
+    ) -> None:
+        """``shards`` gives those that exist now, ``clock`` seconds; ``failed`` is called for each piece that failed."""
         self._shards = shards
         self._work = work
         self._clock = clock
+        self._failed = failed
         self._last_writes: dict[str, tuple[int, float]] = {}
         self._pauses: dict[str, _Pause] = {}
 
@@ -146,6 +155,7 @@ class Rounds:
             last = self._pauses.get(shard.name)
             seconds = _FIRST_PAUSE_SECONDS if last is None else min(2 * last.seconds, _LONGEST_PAUSE_SECONDS)
             self._pauses[shard.name] = _Pause(seconds, self._clock() + seconds)
+            self._failed()
             _logger.exception("compaction failed", extra={"shard": shard.name, "next_try_seconds": seconds})
             return False
         self._pauses.pop(shard.name, None)
@@ -172,16 +182,19 @@ class Compactor:
     for memory grows until it has; one merges, and steps far behind.
     """
 
-    def __init__(self, shards: Callable[[], Sequence[Compactable]]) -> None:
+    def __init__(self, shards: Callable[[], Sequence[Compactable]], metrics: IndexMetrics) -> None:
         """``shards`` gives those that exist now."""
         self._stopping = threading.Event()
-        works: dict[str, tuple[Work, int]] = {
+        works: dict[CompactionWork, tuple[Work, int]] = {
             "seal": (lambda shard, idle: shard.seal(idle=idle), _SEAL_PRIORITY),
             "merge": (lambda shard, idle: shard.merge(idle=idle), LOWEST_PRIORITY),
         }
         self._threads = [
             threading.Thread(
-                target=self._run, args=(Rounds(shards, work, time.monotonic), priority), name=name, daemon=True
+                target=self._run,
+                args=(Rounds(shards, work, time.monotonic, partial(metrics.compaction_failed, name)), priority),
+                name=name,
+                daemon=True,
             )
             for name, (work, priority) in works.items()
         ]

@@ -14,13 +14,16 @@ from index_service.compaction import Compactor, Policy
 from index_service.metrics import IndexMetrics
 from index_service.query_reservoir import ReservoirSaver
 from index_service.recall_probe import CpuBudget, RecallProbe
+from index_service.recipes import engine_build
 from index_service.servicer import SERVICE_NAME, IndexServicer, register
 from index_service.settings import IndexSettings
 from index_service.snapshots import Snapshots
+from index_service.state_metrics import StateMetrics
 from index_service.tunings import Tunings
 from index_service.workers import Workers
 from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.process_metrics import state_build
 
 
 class IndexHost:
@@ -33,7 +36,9 @@ class IndexHost:
         self._settings = settings
         self._metrics = IndexMetrics(registry)
         self._workers = Workers(settings.search_threads)
-        self._servicer = IndexServicer(settings)
+        self._state_metrics = StateMetrics(registry, settings.data_folder, self._metrics.collections)
+        state_build(registry, "faiss", *engine_build())
+        self._servicer = IndexServicer(settings, self._metrics)
         self._catalog: Catalog | None = None
         self._probe = RecallProbe(
             settings.recall_probe_share, CpuBudget(settings.recall_probe_cpu_share), self._metrics
@@ -49,7 +54,9 @@ class IndexHost:
     async def start(self, lifecycle: Lifecycle) -> None:  # noqa: ARG002
         """Open all collections; the server answers nobody before. Raises DataFolderError."""
         self._catalog = await asyncio.to_thread(self._open)
-        self._compactor = Compactor(self._catalog.shards)
+        self._compactor = Compactor(self._catalog.shards, self._metrics)
+        self._state_metrics.watch(self._catalog.states)
+        self._metrics.watch_queues(lambda: self._workers.waiting, self._catalog.queued_writes)
         self._reservoir_saver = ReservoirSaver(self._catalog.reservoirs)
         snapshots = Snapshots(self._catalog, self._settings.data_folder, self._settings.snapshot_urls)
         self._tunings = Tunings(self._catalog, self._settings.search_threads or usable_cores())

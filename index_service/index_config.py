@@ -136,6 +136,11 @@ class IndexConfig:
         return FASTSCAN if self.tuning is None else self.tuning.chosen.build
 
     @property
+    def recall_target(self) -> float | None:
+        """What the last tuning was asked for; None before the first."""
+        return None if self.tuning is None else self.tuning.goal.target_recall
+
+    @property
     def effort_in_force(self) -> Effort:
         """How segments are searched unless a request says otherwise."""
         if self.effort is not None:

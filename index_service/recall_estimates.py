@@ -51,6 +51,7 @@ class RecallEstimates:
         self._estimates: dict[_Kind, RecallEstimate] = {}
         self._kinds: set[_Kind] = set()
         self._closed = False
+        metrics.collections.add(collection)
         self.generation = 0
         """Grows when all is forgotten. Whoever brings a sample says which one its query was answered in."""
 
@@ -80,8 +81,8 @@ class RecallEstimates:
         self.forget()
         with self._changing:
             self._closed = True
-            for modality, recipe in self._kinds:
-                self._metrics.forget_recall(self._collection, modality.value.lower(), recipe.value)
+            observed = [(modality.value.lower(), recipe.value) for modality, recipe in self._kinds]
+            self._metrics.forget_collection(self._collection, observed)
 
     def all(self) -> list[RecallEstimate]:
         """What is known, by modality and recipe."""

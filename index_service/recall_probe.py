@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index_service.index_config import Modality
-from index_service.metrics import IndexMetrics
+from index_service.metrics import DropReason, IndexMetrics
 from index_service.parts import ShardView
 from index_service.ranking import best_first
 from index_service.recall_estimates import RecallEstimates
@@ -169,7 +169,7 @@ class RecallProbe:
                 self._waiting.append(probe)
                 self._changed.notify()
                 return
-        self._metrics.probes_dropped.labels("queue_full").inc()
+        self._metrics.drop_probe("queue_full")
 
     def _run(self) -> None:
         step_behind()
@@ -189,7 +189,7 @@ class RecallProbe:
             self._carry_out(probe)
         except Exception:
             _logger.exception("probe failed")
-            self._metrics.probes_dropped.labels("failed").inc()
+            self._metrics.drop_probe("failed")
         finally:
             self._under_way_since = None
         return True
@@ -200,7 +200,7 @@ class RecallProbe:
         for view, masks in zip(probe.views, probe.masks, strict=True):
             self._stopping.wait(self._budget.pause_seconds())
             if reason := self._reason_to_drop(probe):
-                self._metrics.probes_dropped.labels(reason).inc()
+                self._metrics.drop_probe(reason)
                 return
             with self._budget.piece():
                 [hits] = search(view, probe.space, probe.vector[None, :], wanted, masks).hits
@@ -210,7 +210,7 @@ class RecallProbe:
         if recall is not None:
             probe.estimates.add(probe.generation, probe.modality, probe.recipe, recall)
 
-    def _reason_to_drop(self, probe: _Probe) -> str | None:
+    def _reason_to_drop(self, probe: _Probe) -> DropReason | None:
         if probe.outdated or self._stopping.is_set():
             return "outdated"
         return "too_old" if time.monotonic() - probe.offered > LONGEST_HELD_SECONDS else None

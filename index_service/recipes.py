@@ -28,6 +28,11 @@ _EF_CONSTRUCTION = 80
 _BITS_PER_NUMBER = 2
 
 
+def engine_build() -> tuple[str, str]:
+    """The version of FAISS, and the instructions that it uses on this machine."""
+    return faiss.__version__, faiss.SIMDConfig.get_level_name()
+
+
 class Recipe(Enum):
     """How a segment is searched."""
 

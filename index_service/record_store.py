@@ -7,7 +7,7 @@ Knows nothing of shards, requests or what vectors mean.
 import errno
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
@@ -142,13 +142,14 @@ class RecordStore:
         self._mark.close()
 
     @property
-    def disk_bytes(self) -> int:
-        """Bytes of the file and its write-ahead log."""
-        total = 0
-        for path in (self._path, Path(f"{self._path}-wal")):
-            with suppress(FileNotFoundError):
-                total += path.stat().st_size
-        return total
+    def file_bytes(self) -> int:
+        """Bytes of the file."""
+        return _size_bytes(self._path)
+
+    @property
+    def log_bytes(self) -> int:
+        """Bytes of its write-ahead log. SQLite begins it anew from time to time, but leaves it as long as it was."""
+        return _size_bytes(Path(f"{self._path}-wal"))
 
     def applied_sequence(self) -> int:
         """Number of writes applied since the file was made."""
@@ -437,6 +438,14 @@ def _changed(old: Record, update: RecordUpdate) -> Record:
         part(old.source_uri, update.source_uri),
         part(old.metadata_json, update.metadata_json),
     )
+
+
+def _size_bytes(path: Path) -> int:
+    """Bytes of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _translate(error: sqlite3.Error | OSError | UnicodeDecodeError, path: Path) -> StoreError:

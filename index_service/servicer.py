@@ -29,6 +29,7 @@ from index_service import collection_converters, converters
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.filter_converters import parse_delete_filter, parse_filter
+from index_service.metrics import IndexMetrics, Threads
 from index_service.optimize_calls import OptimizeCalls
 from index_service.page_token import read_page_token
 from index_service.search_converters import is_small, search_collection
@@ -52,8 +53,9 @@ Context = aio.ServicerContext[Any, Any]
 class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     """Answers the calls of IndexService."""
 
-    def __init__(self, settings: IndexSettings) -> None:
+    def __init__(self, settings: IndexSettings, metrics: IndexMetrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._threads = ThreadPoolExecutor(settings.request_threads, "request")
         # More small searches at a time than there are cores would only contend for Python's lock.
         self._small_searches = ThreadPoolExecutor(settings.search_threads or usable_cores(), "small-search")
@@ -162,7 +164,7 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> bytes:
         """Find the nearest records; the answer comes as it is sent."""
-        threads = self._small_searches if is_small(request) else self._threads
+        threads: Threads = "small_search" if is_small(request) else "request"
         return await self._work(partial(self._search, deadline=_deadline(context)), request, threads)
 
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
@@ -192,11 +194,18 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         return self._optimize_calls.get(request)
 
     async def _work(
-        self, function: Callable[[Request], Response], request: Request, threads: ThreadPoolExecutor | None = None
+        self, function: Callable[[Request], Response], request: Request, threads: Threads = "request"
     ) -> Response:
-        """Run in a thread for requests, with the request's context."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads or self._threads, copy_context().run, function, request)
+        """Run in one of these threads, with the request's context."""
+        executor = self._small_searches if threads == "small_search" else self._threads
+        context = copy_context()
+        with self._metrics.queued(threads) as begin:
+
+            def work() -> Response:
+                begin()
+                return context.run(function, request)
+
+            return await asyncio.get_running_loop().run_in_executor(executor, work)
 
     def _create(self, request: collection_pb2.CreateCollectionRequest) -> collection_pb2.CreateCollectionResponse:
         self._catalog.refuse_existing(request.name)

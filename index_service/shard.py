@@ -38,6 +38,7 @@ from index_service.records import StoredRecord, Upsert, Write
 from index_service.segment import Interrupted, Rows, Segment, SegmentView, merged_rows
 from index_service.segment_columns import ShardColumns
 from index_service.segment_folder import SegmentFolder
+from index_service.shard_stats import SegmentStats, ShardStats
 from index_service.vector_space import VectorSpace
 from service_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted, ServiceError, Unavailable
 
@@ -56,19 +57,6 @@ _VIEW_ATTEMPTS = 3
 _NO_NUMBERS = np.empty(0, dtype=np.int64)
 
 _logger = logging.getLogger("eyebright.shard")
-
-
-@dataclass(frozen=True, slots=True)
-class ShardStats:
-    """The state of a shard."""
-
-    record_count: int
-    tombstone_count: int
-    disk_bytes: int
-    vector_bytes: int
-    applied_sequence: int
-    segment_count: int
-    memtable_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +132,11 @@ class Shard:
             self._store.close()
 
     @property
+    def queued_writes(self) -> int:
+        """Writes that wait for the commit before theirs."""
+        return len(self._waiting)
+
+    @property
     def read_only(self) -> bool:
         """Whether the last write failed because of the disk; the next one tries again."""
         return bool(self._failure)
@@ -165,7 +158,9 @@ class Shard:
         Callers that wait together share one commit. Returns for each write, for each of its items, whether the record
         existed before. Raises ResourceExhausted (disk full), Unavailable, FailedPrecondition or NotFound.
         """
-        self._room.wait(_LONGEST_STALL_SECONDS)
+        if not self._room.is_set():
+            with self._metrics.stage("stall"):
+                self._room.wait(_LONGEST_STALL_SECONDS)
         mine = _Waiting(writes, Future())
         self._waiting.append(mine)
         with self._writer_lock:
@@ -213,11 +208,15 @@ class Shard:
         return ShardStats(
             record_count=view.live_count,
             tombstone_count=view.rows - view.live_count,
-            disk_bytes=self._store.disk_bytes + self._folder.disk_bytes + self._columns.disk_bytes,
-            vector_bytes=self._memtable.vector_bytes,
             applied_sequence=self._sequence,
-            segment_count=len(view.segments),
             memtable_rows=view.memtable.rows,
+            vector_bytes=self._memtable.vector_bytes,
+            segments=[SegmentStats(own.segment.build.recipe.value, own.rows) for own in view.segments],
+            store_bytes=self._store.file_bytes,
+            log_bytes=self._store.log_bytes,
+            segment_bytes=self._folder.disk_bytes,
+            column_bytes=self._columns.disk_bytes,
+            read_only=self.read_only,
         )
 
     @property

@@ -71,6 +71,11 @@ class Workers:
                 helper.result()
         return task.results()
 
+    @property
+    def waiting(self) -> int:
+        """Searches that wait for a core."""
+        return self._places.waiting
+
     def write(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """``function`` of each item, side by side; the first error is raised. A single one stays in this thread."""
         if len(items) == 1:
@@ -125,6 +130,11 @@ class _Places:
         self._free = count
         self._waiting: deque[threading.Lock] = deque()
         self._changing = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for a place."""
+        return len(self._waiting)
 
     def take(self) -> None:
         """Take a place; waits for one."""

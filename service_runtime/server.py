@@ -24,6 +24,7 @@ from service_runtime.auth import BearerToken
 from service_runtime.http_endpoint import HttpEndpoint
 from service_runtime.interceptors import CallInterceptor
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.process_metrics import ProcessMetrics
 from service_runtime.reloading import ReloadMetrics
 from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.settings import ServiceSettings, bind_address
@@ -95,6 +96,7 @@ class Server:
             ],
         )
         self.lifecycle = Lifecycle(hosted.service_name, hosted.ailment, settings.stall_seconds)
+        ProcessMetrics(registry, hosted.service_name, self.lifecycle.obstacle, self.lifecycle.ailment)
         self._http = HttpEndpoint(registry, self.lifecycle)
         self.ports = Ports(0, 0)
 

@@ -15,6 +15,12 @@ from embedder_service.backends import OutOfMemory, Tower
 from embedder_service.images import Preprocessing
 
 
+def engine_build(device: str) -> tuple[str, str]:
+    """The version of torch, and the instructions that it uses on this machine, or the accelerator."""
+    known = torch.backends.cpu.get_cpu_capability() if device == "cpu" else torch.cuda.get_device_name(device)
+    return torch.__version__, known
+
+
 class TorchBackend:
     """Runs transformers' towers on the CPU or a CUDA device. Raises RuntimeError when torch can't reach the device."""
 

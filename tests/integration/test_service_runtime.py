@@ -22,6 +22,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from service_runtime.server import Server
@@ -134,6 +135,25 @@ async def test_latency_is_counted_by_service_method_and_code(server: Server, cha
         s.value for f in text_string_to_metric_families(text) for s in f.samples if s.name == "eyebright_rpc_in_flight"
     ]
     assert in_flight == [0, 0]
+
+
+async def test_whoever_asks_for_open_metrics_gets_the_ids_of_requests(server: Server, channel: aio.Channel) -> None:
+    for request_id in ("seen", "x" * 101):  # what an exemplar can hold, and what it can't
+        await _method(channel, "Echo")(b"x", metadata=(("x-request-id", request_id),))
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{server.ports.metrics}/metrics",
+        headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+        families = list(openmetrics_families(answer.read().decode()))  # type: ignore[no-untyped-call]
+    ids = [
+        sample.exemplar.labels["request_id"]
+        for family in families
+        for sample in family.samples
+        if family.name == "eyebright_rpc_latency_seconds" and sample.exemplar
+    ]
+    assert ids == ["seen"]
 
 
 async def test_calls_cancelled_as_they_begin_are_not_counted_as_in_flight(server: Server) -> None:

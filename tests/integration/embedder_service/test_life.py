@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -78,6 +79,9 @@ def test_metrics_are_prometheus_and_complete(embedder: RunningService, stub: Emb
     assert 0 < metric(embedder, "eyebright_embedder_device_busy_ratio") <= 1
     assert metric(embedder, "eyebright_embedder_text_cache_bytes") > 0
     assert metric(embedder, "eyebright_embedder_text_cache_lookups_total", result="miss") >= 1
+    [build] = families["eyebright_build_info"].samples
+    assert (build.labels["engine"], build.labels["engine_version"]) == ("torch", version("torch"))
+    assert build.labels["simd"]
     (info,) = families["eyebright_embedder_model_info"].samples
     model = stub.GetModel(messages.GetModelRequest()).model
     assert (info.labels["model_name"], info.labels["fingerprint"]) == ("demo", model.fingerprint)

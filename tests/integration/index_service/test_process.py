@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -123,7 +124,19 @@ def test_health_and_metrics_tell_what_happened(index: RunningService) -> None:
         'eyebright_index_stage_latency_seconds_count{stage="shard_search"}',
         'eyebright_index_stage_latency_seconds_count{stage="merge"}',
         'eyebright_index_stage_latency_seconds_count{stage="commit"}',
-        "eyebright_index_records ",
+        'eyebright_index_stage_latency_seconds_count{stage="queue"}',
+        'eyebright_index_stage_latency_seconds_count{stage="stall"} 0.0',
+        'eyebright_index_queued{queue="small_search"} 0.0',
+        'eyebright_index_queued{queue="commit"} 0.0',
+        'eyebright_index_compaction_failures_total{work="merge"} 0.0',
+        'eyebright_index_records{collection="',
+        "eyebright_index_memtable_rows ",
+        'eyebright_index_disk_bytes{kind="wal"} ',
+        "eyebright_index_disk_free_bytes ",
+        'eyebright_ready{service="eyebright.index.v1.IndexService"} 1.0',
+        'eyebright_memory_resident_bytes{kind="anonymous"} ',
+        "eyebright_memory_limit_bytes ",
+        "process_open_fds ",
         "eyebright_index_collections ",
         "eyebright_index_rows_scanned_total ",
         "eyebright_index_write_batches_total ",
@@ -131,3 +144,6 @@ def test_health_and_metrics_tell_what_happened(index: RunningService) -> None:
         'eyebright_rpc_latency_seconds_count{code="OK",method="Search",service="eyebright.index.v1.IndexService"}',
     ):
         assert f"\n{sample}" in text
+    [build] = [line for line in text.splitlines() if line.startswith("eyebright_build_info{")]
+    assert f'engine="faiss",engine_version="{version("faiss-cpu")}"' in build
+    assert re.search(r'simd="[A-Z0-9_]+"', build)

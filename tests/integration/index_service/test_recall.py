@@ -40,7 +40,7 @@ def set_k_factor(stub: IndexServiceStub, k_factor: float) -> None:
 def fill(stub: IndexServiceStub) -> None:
     """A collection of one shard, and nearly all of it in one segment with codes."""
     create(stub, NAME, DIMENSION, shard_count=1)
-    set_k_factor(stub, 50)
+    set_k_factor(stub, 10)
     vectors = random_vectors(ROWS, DIMENSION)
     for begin in range(0, ROWS, 10_000):
         ids = [f"{row:05d}" for row in range(begin, begin + 10_000)]
@@ -54,8 +54,16 @@ def fill(stub: IndexServiceStub) -> None:
         time.sleep(0.05)
 
 
+def wait_for_samples(stub: IndexServiceStub, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while sum(estimate.sample_count for estimate in stats_of(stub).recall) < count:
+        assert time.monotonic() < deadline, stats_of(stub)
+        time.sleep(0.005)
+
+
 def measured_recall(stub: IndexServiceStub, queries: np.ndarray, known: int) -> list[float]:
     """Ask each query, and again exactly; return once the probe knows the recall of all, ``known`` before."""
+    wait_for_samples(stub, known)  # more than a few that wait would be dropped
     shares: list[float] = []
     for begin in range(0, len(queries), AT_ONCE):
         piece = queries[begin : begin + AT_ONCE]
@@ -65,10 +73,7 @@ def measured_recall(stub: IndexServiceStub, queries: np.ndarray, known: int) -> 
         assert exact.evidence.estimated_recall == 1.0
         pairs = zip(quick.results, exact.results, strict=True)
         shares += [len(set(one.ids) & set(other.ids)) / K for one, other in pairs]
-        deadline = time.monotonic() + 30
-        while sum(estimate.sample_count for estimate in stats_of(stub).recall) < known + len(shares):
-            assert time.monotonic() < deadline, stats_of(stub)
-            time.sleep(0.005)
+        wait_for_samples(stub, known + len(shares))
     return shares
 
 

@@ -143,18 +143,6 @@ def test_a_folder_that_cannot_be_made_is_named(open_catalog: OpenCatalog, tmp_pa
         open_catalog(tmp_path / "file" / "data")
 
 
-def test_gauges_follow_the_catalog(tmp_path: Path) -> None:
-    registry = CollectorRegistry()
-    with closing(Workers(1)) as workers, closing(Catalog(tmp_path, workers, IndexMetrics(registry))) as catalog:
-        catalog.create("pets", SPACE, 2)
-        fill(catalog, "pets")
-        assert registry.get_sample_value("eyebright_index_collections") == 1
-        assert registry.get_sample_value("eyebright_index_records") == 2
-        assert registry.get_sample_value("eyebright_index_read_only_shards") == 0
-        catalog.delete("pets")
-        assert registry.get_sample_value("eyebright_index_records") == 0
-
-
 @pytest.mark.parametrize("name", ["a", "0", "a-b_c", "z" * 64])
 def test_names_that_are_allowed(name: str) -> None:
     assert is_collection_name(name)

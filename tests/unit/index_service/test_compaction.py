@@ -43,7 +43,8 @@ class Clock:
 
 def test_a_shard_that_fails_is_left_alone_for_longer_and_longer(caplog: pytest.LogCaptureFixture) -> None:
     clock, shard, stopping = Clock(), Failing(), threading.Event()
-    rounds = Rounds(lambda: [shard], seal, clock)
+    failures: list[float] = []
+    rounds = Rounds(lambda: [shard], seal, clock, lambda: failures.append(clock.now))
     begun: list[float] = []
     with caplog.at_level(logging.ERROR):
         while clock.now < 300:
@@ -54,6 +55,7 @@ def test_a_shard_that_fails_is_left_alone_for_longer_and_longer(caplog: pytest.L
             clock.now += 0.25
     assert begun == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
     assert len(caplog.records) == len(begun), "one line each"
+    assert failures == begun
     assert [record.__dict__["next_try_seconds"] for record in caplog.records[:7]] == [1, 2, 4, 8, 16, 32, 60]
     shard.failing = False
     clock.now = 303
@@ -70,7 +72,7 @@ def test_a_shard_that_fails_is_left_alone_for_longer_and_longer(caplog: pytest.L
 def test_others_are_worked_on_while_one_fails() -> None:
     one, other, stopping = Failing(), Failing(), threading.Event()
     other.name, other.failing = "shard 1 of collection 'pets'", False
-    rounds = Rounds(lambda: [one, other], seal, Clock())
+    rounds = Rounds(lambda: [one, other], seal, Clock(), lambda: None)
     for _ in range(5):
         rounds.look(stopping)
     assert (one.tries, other.tries) == (1, 5)
@@ -79,7 +81,7 @@ def test_others_are_worked_on_while_one_fails() -> None:
 def test_a_shard_is_idle_when_nothing_was_written_for_a_while() -> None:
     clock, shard, stopping = Clock(), Failing(), threading.Event()
     shard.failing = False
-    rounds = Rounds(lambda: [shard], seal, clock)
+    rounds = Rounds(lambda: [shard], seal, clock, lambda: None)
     for now in (0.0, 1.9, 2.0):
         clock.now = now
         rounds.look(stopping)

@@ -148,7 +148,7 @@ def test_its_size_can_be_asked_while_its_collection_is_moved_aside(store: Record
     with ThreadPoolExecutor(1) as mover:
         moving = mover.submit(move_to_and_fro)
         try:
-            sizes = [store.disk_bytes for _ in range(10_000)]
+            sizes = [store.file_bytes for _ in range(10_000)]
         finally:
             asked.set()
         moving.result()

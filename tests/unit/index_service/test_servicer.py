@@ -51,7 +51,7 @@ def test_a_streamed_batch_reaches_no_collection_it_was_not_checked_for(
         collection="pets", records=[record_pb2.Record(id="a")], vectors=encode_vectors(np.eye(1, 4), OLD.fingerprint)
     )
     with (
-        closing(IndexServicer(IndexSettings(data_folder=tmp_path))) as servicer,
+        closing(IndexServicer(IndexSettings(data_folder=tmp_path), IndexMetrics(CollectorRegistry()))) as servicer,
         closing(Tunings(catalog, 1)) as tunings,
     ):
         servicer.serve(catalog, Snapshots(catalog, tmp_path, ()), tunings)

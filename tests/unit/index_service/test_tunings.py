@@ -43,9 +43,10 @@ class Service:
     def __init__(self, folder: Path, *, compacting: bool = True) -> None:
         self._stack = ExitStack()
         workers = self._stack.enter_context(closing(Workers(2)))
-        self.catalog = Catalog(folder, workers, IndexMetrics(CollectorRegistry()), POLICY)
+        metrics = IndexMetrics(CollectorRegistry())
+        self.catalog = Catalog(folder, workers, metrics, POLICY)
         if compacting:
-            self._stack.enter_context(closing(Compactor(self.catalog.shards)))
+            self._stack.enter_context(closing(Compactor(self.catalog.shards, metrics)))
         self._stack.callback(self.catalog.close)
         self.tunings = self._stack.enter_context(closing(Tunings(self.catalog, 2)))
 

@@ -1,0 +1,58 @@
+"""How much memory this process holds, and how much it may.
+
+Owns what is read of /proc and of control groups. Elsewhere than on Linux nothing is known, and nothing said.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_KINDS = {"RssAnon": "anonymous", "RssFile": "file", "RssShmem": "shared"}
+_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+
+
+def resident_bytes(proc: Path = Path("/proc")) -> dict[str, int]:
+    """Bytes in memory by kind: anonymous (which only the process itself, or its end, frees), file (mapped files, which
+    the system can take back) and shared.
+    """
+    sizes = _sizes(proc / "self" / "status")
+    return {kind: sizes[name] for name, kind in _KINDS.items() if name in sizes}
+
+
+def limit_bytes(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that the process may hold at most: the least limit of its control groups (version 1 or 2), or all of the
+    machine's memory. None where neither is known.
+    """
+    limits = [size for name, size in _sizes(proc / "meminfo").items() if name == "MemTotal"]
+    for folder, file in _limit_files(proc / "self" / "cgroup", groups):
+        text = _read(folder / file).strip()
+        if text.isdecimal():  # "max" is none
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _limit_files(described: Path, groups: Path) -> Iterator[tuple[Path, str]]:
+    """The folders of the process's groups for memory, up to the root, each with the name of the file to read.
+
+    Inside a container the process's own group is often mounted as the root, whatever its path is called outside.
+    """
+    for line in _read(described).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, file = (groups / "memory", "memory.limit_in_bytes") if controllers else (groups, "memory.max")
+        own = Path(path.lstrip("/"))
+        for part in (own, *own.parents):
+            yield root / part, file
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes by name, of a file of lines such as ``RssAnon:  1234 kB``."""
+    return {name: int(kibibytes) * 1024 for name, kibibytes in _LINE.findall(_read(path))}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii", errors="replace")
+    except OSError:
+        return ""
