@@ -96,6 +96,12 @@ class Batcher:
         """How much longer the pass under way is expected to take; 0 when there is none."""
         return max(self._pass_ends - time.monotonic(), 0.0)
 
+    def overdue_seconds(self) -> float:
+        """How long ago the device thread should have given a sign of life: the end of the pass that it is in, by what
+        such passes take, or its next beat while idle. 0 while it is in time; any thread may ask.
+        """
+        return max(time.monotonic() - max(self.heartbeat + _HEARTBEAT_SECONDS, self._pass_ends), 0.0)
+
     async def stop(self) -> None:
         """End the device thread after the pass it is in; what still waits fails with Unavailable."""
         with self._changed:
@@ -125,7 +131,6 @@ class Batcher:
                 if turn.batch:
                     self._work(turn.tower, turn.batch)
         except BaseException as error:  # whatever it dies of, it must not do so in silence
-            _logger.critical("the device thread died", exc_info=True)
             self._loop.call_soon_threadsafe(self._die, error)
 
     def _take(self) -> Turn | None:

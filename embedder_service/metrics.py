@@ -140,6 +140,13 @@ class EmbedderMetrics:
         self.text_cache_bytes = Gauge(
             "eyebright_embedder_text_cache_bytes", "Bytes that the text cache holds.", registry=registry
         )
+        self.canary_cosine = Gauge(
+            "eyebright_embedder_canary_cosine",
+            "Cosine of the canary's latest vector to its golden one; 0 when it could not be embedded, or while it is "
+            "late because the device finishes no pass.",
+            ("tower",),
+            registry=registry,
+        )
         self.model = Info("eyebright_embedder_model", "The checkpoint served.", registry=registry)
         # Looking a child up costs more than counting, and a series that is there from the start can be watched.
         self._queue = {

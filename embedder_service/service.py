@@ -6,6 +6,7 @@ Owns how the parts are put together. Knows nothing of what they do.
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from grpc import aio
@@ -13,10 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from embedder_service.backends import Backend, Tower
 from embedder_service.backends.torch_backend import TorchBackend, engine_build
+from embedder_service.canary import Canary, Case, canary_cases
 from embedder_service.checkpoint import Checkpoint, load_checkpoint
 from embedder_service.checkpoint_files import CheckpointError, CheckpointFiles
 from embedder_service.converters import to_model
 from embedder_service.embedder import Embedder
+from embedder_service.golden import LEAST_COSINE
 from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
@@ -26,11 +29,14 @@ from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
 from service_runtime.process_metrics import state_build
 
+_CANARY_LIMIT = 1_000_000
+"""Bytes and pixels of the canary's picture, at most; the limits of callers' pictures may be narrower."""
+
 _logger = logging.getLogger("eyebright.embedder")
 
 
 class EmbedderService:
-    """What service_runtime hosts. Ready means that every tower loaded has just embedded something."""
+    """What service_runtime hosts. Ready means that every tower loaded has just embedded something as it should."""
 
     service_name = SERVICE_NAME
 
@@ -41,15 +47,16 @@ class EmbedderService:
         self._metrics = EmbedderMetrics(registry)
         self._server: aio.Server | None = None
         self._embedder: Embedder | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     def register(self, server: aio.Server) -> None:
         """Remember the server: the servicer joins it once there is a model to answer for."""
         self._server = server
 
-    async def start(self, lifecycle: Lifecycle) -> None:  # noqa: ARG002
-        """Load the checkpoint and warm it up. Raises CheckpointError when it can't be served."""
+    async def start(self, lifecycle: Lifecycle) -> None:
+        """Load the checkpoint, warm it up and check it. Raises CheckpointError when it can't be served."""
         began = time.monotonic()
-        checkpoint, backend, costs = await asyncio.to_thread(self._load)
+        checkpoint, backend, costs, cases = await asyncio.to_thread(self._load)
         settings = self._settings
         self._embedder = Embedder(
             checkpoint.tokenizer,
@@ -60,6 +67,7 @@ class EmbedderService:
             settings,
             self._metrics,
         )
+        await self._watch(self._embedder, cases, lifecycle)
         servicer = EmbedderServicer(self._embedder, to_model(checkpoint, backend, settings), settings.stream_window)
         assert self._server is not None, "register comes first"
         register(servicer, self._server)
@@ -76,19 +84,40 @@ class EmbedderService:
         seconds = round(time.monotonic() - began, 3)
         _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
 
+    async def _watch(self, embedder: Embedder, cases: Mapping[Tower, Case], lifecycle: Lifecycle) -> None:
+        """Tell the lifecycle of a dead device thread, and of what the canary finds, from its first check on."""
+        embedder.batcher.failed.add_done_callback(lambda failed: lifecycle.fail(failed.result()))
+        settings, least_cosine = self._settings, LEAST_COSINE["fp32"]
+        canary = Canary(embedder.batcher, cases, least_cosine, settings.stall_seconds / 2, lifecycle, self._metrics)
+        if complaint := await canary.check():
+            raise CheckpointError(f"{self._files.name}: {complaint}")
+        lifecycle.restore()
+
+        def ended(checking: asyncio.Task[None]) -> None:
+            if not checking.cancelled() and (error := checking.exception()) is not None:
+                lifecycle.fail(error)
+
+        self._checking = asyncio.create_task(canary.keep_checking(settings.canary_seconds))
+        self._checking.add_done_callback(ended)
+
     def ailment(self) -> str:
-        """None of its own."""
-        return ""
+        """That the device hangs."""
+        overdue = self._embedder.batcher.overdue_seconds() if self._embedder is not None else 0.0
+        return (
+            f"the device is overdue by {overdue:.0f} s with its pass" if overdue > self._settings.stall_seconds else ""
+        )
 
     async def drain(self) -> None:
-        """Nothing goes on for long."""
+        """End the canary; nothing else goes on for long."""
+        if self._checking is not None:
+            self._checking.cancel()
 
     async def stop(self) -> None:
         """End the embedder's threads."""
         if self._embedder is not None:
             await self._embedder.stop()
 
-    def _load(self) -> tuple[Checkpoint, Backend, dict[Tower, TowerCost]]:
+    def _load(self) -> tuple[Checkpoint, Backend, dict[Tower, TowerCost], dict[Tower, Case]]:
         settings = self._settings
         if (commit := self._files.revision) and commit != settings.revision:
             _logger.warning(
@@ -101,7 +130,9 @@ class EmbedderService:
             backend = TorchBackend(checkpoint.towers, checkpoint.preprocessing, settings.device, threads)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
             raise CheckpointError(f"device {settings.device} can't be used: {error}") from error
-        return checkpoint, backend, _warm_up(backend, checkpoint, settings.batch_limit)
+        decoder = ImageDecoder(checkpoint.preprocessing, _CANARY_LIMIT, _CANARY_LIMIT)
+        cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, backend)
+        return checkpoint, backend, _warm_up(backend, checkpoint, settings.batch_limit), cases
 
 
 def _warm_up(backend: Backend, checkpoint: Checkpoint, batch_limit: int) -> dict[Tower, TowerCost]:

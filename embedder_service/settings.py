@@ -90,6 +90,11 @@ class EmbedderSettings(ServiceSettings):
     decode_threads: int = Field(0, ge=0, le=1024)
     """Images decoded at a time, 1 to 1,024; 0 takes one for each core this process may use."""
 
+    canary_seconds: float = Field(30.0, gt=0.0, le=3600.0)
+    """How often one caption and one picture are embedded again and compared with their golden vectors, in seconds, up
+    to 3,600. While they differ, fail, or the device finishes no pass for half of stall_seconds, the service is not
+    ready."""
+
     @model_validator(mode="after")
     def _check_queue(self) -> Self:
         if self.queue_limit < 2 * self.max_items:

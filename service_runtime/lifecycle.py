@@ -56,6 +56,7 @@ class Lifecycle:
         if self._failure:
             return
         self._failure = f"the service can't go on: {error}"
+        self._ailing = True  # said below
         _logger.critical("the service can't go on", exc_info=error)
         self._tell()
         self.failed.set()

@@ -30,11 +30,11 @@ from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.settings import ServiceSettings, bind_address
 from service_runtime.tls import TlsFiles, server_credentials
 
-_FAILED_DRAIN_SECONDS = 2.0
-"""How long calls in flight may take to finish once the service can't go on, at most."""
+_ILL_DRAIN_SECONDS = 2.0
+"""How long calls in flight may take to finish, at most, when the service can't go on or is not alive."""
 
-_FAILED_EXIT_SECONDS = 15.0
-"""After this the process that can't go on ends, whatever its threads still wait for."""
+_ILL_EXIT_SECONDS = 15.0
+"""After this such a process ends, whatever its threads still wait for."""
 
 _logger = logging.getLogger("eyebright.server")
 
@@ -110,7 +110,7 @@ class Server:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        most = _FAILED_DRAIN_SECONDS if self.lifecycle.failed.is_set() else math.inf
+        most = _ILL_DRAIN_SECONDS if self.lifecycle.ailment() else math.inf
         await self._shut_down(min(self._settings.drain_seconds, most))
 
     async def _start(self) -> None:
@@ -162,7 +162,8 @@ class Server:
 async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRegistry) -> int:
     """Run a service until SIGTERM or SIGINT: NOT_SERVING -> drain -> return. A second signal exits at once.
 
-    Returns the exit status: 0, or 1 when the service could not go on.
+    Returns the exit status: 0, or 1 when the service could not go on. One that is not alive and does not stop either
+    ends with 1 as well.
     """
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -180,8 +181,8 @@ async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRe
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
-        if server.lifecycle.failed.is_set():
-            _exit_in_any_case(_FAILED_EXIT_SECONDS)
+        if server.lifecycle.ailment():
+            _exit_in_any_case(_ILL_EXIT_SECONDS)
     return int(server.lifecycle.failed.is_set())
 
 

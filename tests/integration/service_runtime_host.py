@@ -83,9 +83,12 @@ class EchoHost:
         return request
 
     async def give_up(self, request: bytes, context: Context) -> bytes:
-        """What broke is named by the request; "wedged" never lets the service stop."""
-        if request == b"wedged":
+        """What broke is named by the request; "wedged" never lets the service stop, "hangs" merely says so."""
+        if request in (b"wedged", b"hangs"):
             self.released.clear()
+        if request == b"hangs":
+            self.ill = "a thread hangs"
+            return request
         assert self._lifecycle is not None
         for _ in range(2):
             self._lifecycle.fail(RuntimeError(request.decode()))
@@ -94,6 +97,6 @@ class EchoHost:
 
 if __name__ == "__main__":
     configure_logging("info")
-    server_module._FAILED_EXIT_SECONDS = 3.0
+    server_module._ILL_EXIT_SECONDS = 3.0
     settings = ServiceSettings(ready_file=Path(sys.argv[1]), drain_seconds=float(sys.argv[2]))
     sys.exit(asyncio.run(serve(EchoHost(), settings, CollectorRegistry())))

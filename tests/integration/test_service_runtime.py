@@ -400,10 +400,13 @@ async def test_a_service_that_cannot_go_on_says_so_and_exits_with_1(
     assert "RuntimeError: the device thread ended" in fault["traceback"]
 
 
+@pytest.mark.parametrize("how", ["wedged", "hangs"])
 async def test_a_service_that_cannot_even_stop_is_ended_all_the_same(
-    host: Callable[[float], tuple[subprocess.Popen[str], int, int]],
+    host: Callable[[float], tuple[subprocess.Popen[str], int, int]], how: str
 ) -> None:
     process, port, _ = host(0)
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        await _method(channel, "GiveUp")(b"wedged")
+        await _method(channel, "GiveUp")(how.encode())
+    if how == "hangs":
+        process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 1
