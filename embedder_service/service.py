@@ -12,6 +12,7 @@ import numpy as np
 from grpc import aio
 from prometheus_client import CollectorRegistry
 
+from embedder_service.access import ACCESS
 from embedder_service.backends import Backend, Tower
 from embedder_service.backends.torch_backend import TorchBackend, engine_build
 from embedder_service.canary import Canary, Case, canary_cases
@@ -39,6 +40,7 @@ class EmbedderService:
     """What service_runtime hosts. Ready means that every tower loaded has just embedded something as it should."""
 
     service_name = SERVICE_NAME
+    access = ACCESS
 
     def __init__(self, files: CheckpointFiles, settings: EmbedderSettings, registry: CollectorRegistry) -> None:
         self._files = files

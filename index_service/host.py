@@ -9,6 +9,7 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from index_service import fault_points
+from index_service.access import ACCESS
 from index_service.catalog import Catalog
 from index_service.compaction import Compactor, Policy
 from index_service.metrics import IndexMetrics
@@ -30,6 +31,7 @@ class IndexHost:
     """The index service, ready to be hosted."""
 
     service_name = SERVICE_NAME
+    access = ACCESS
 
     def __init__(self, settings: IndexSettings, registry: CollectorRegistry) -> None:
         fault_points.arm(settings.fault_point)

@@ -37,6 +37,7 @@ from index_service.settings import IndexSettings
 from index_service.snapshot_calls import SnapshotCalls
 from index_service.snapshots import Snapshots
 from index_service.tunings import Tunings
+from service_runtime.access import current_grant
 from service_runtime.cores import usable_cores
 from service_runtime.errors import ResourceExhausted, ServiceError
 
@@ -91,8 +92,9 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
     async def ListCollections(
         self, _request: collection_pb2.ListCollectionsRequest, _: Context
     ) -> collection_pb2.ListCollectionsResponse:
-        """Describe all collections."""
-        messages = [collection_converters.collection_message(collection) for collection in self._catalog.by_name()]
+        """Describe all collections that the caller may know of."""
+        known = [collection for collection in self._catalog.by_name() if current_grant().reaches(collection.spec.name)]
+        messages = [collection_converters.collection_message(collection) for collection in known]
         return collection_pb2.ListCollectionsResponse(collections=messages)
 
     async def UpdateCollection(
@@ -311,13 +313,16 @@ def _deadline(context: Context) -> float | None:
 
 def register(servicer: IndexServicer, server: aio.Server) -> None:
     """Add the servicer to a server."""
-    index_service_pb2_grpc.add_IndexServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     # A hundred thousand hits take as long to serialise as to find, and on the event loop every other call would wait
     # for that. So what may be large comes from its thread as bytes.
     handlers = {
         "Search": _already_serialised(servicer.Search, search_pb2.SearchRequest.FromString),
         "GetRecords": _already_serialised(servicer.GetRecords, record_pb2.GetRecordsRequest.FromString),
     }
+    # Of generic handlers the first that knows a method counts, of registered ones, which newer releases of grpcio ask
+    # before, the last.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE_NAME, handlers),))
+    index_service_pb2_grpc.add_IndexServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     server.add_registered_method_handlers(SERVICE_NAME, handlers)
 
 

@@ -11,7 +11,8 @@ as one of these; nothing else decides on status codes.
     ├── ResourceExhausted    a limit of this server; try later or ask for less
     ├── Unavailable          not now; safe to repeat
     ├── DeadlineExceeded     the caller has stopped waiting
-    └── Unauthenticated      no token, or a wrong one
+    ├── Unauthenticated      no token, or a wrong one
+    └── PermissionDenied     the token is good, but not for this
 """
 
 from typing import ClassVar
@@ -20,6 +21,10 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 _DETAILS_KEY = "grpc-status-details-bin"
+
+_MAX_MESSAGE_BYTES = 1000
+"""Longest message of an error: what a caller sent may be quoted in it, and answers and logs stay small. Escaped,
+and said again in the details, it still fits the 8 KiB of metadata that a client takes."""
 
 
 class ServiceError(Exception):
@@ -31,7 +36,7 @@ class ServiceError(Exception):
 
     def __init__(self, message: str, *, field: str = "", retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
-        self.message = f"{field}: {message}" if field else message
+        self.message = _shortened(f"{field}: {message}" if field else message)
         self.field = field
         self.retry_after_seconds = retry_after_seconds
 
@@ -103,5 +108,18 @@ class Unauthenticated(ServiceError):
     code = grpc.StatusCode.UNAUTHENTICATED
 
 
+class PermissionDenied(ServiceError):
+    """The caller is known, and may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 OK_STATUS = status_pb2.Status()
 """The status of an item without fault."""
+
+
+def _shortened(message: str) -> str:
+    raw = message.encode("utf-8", "replace")
+    if len(raw) <= _MAX_MESSAGE_BYTES:
+        return message
+    return raw[: _MAX_MESSAGE_BYTES - 3].decode("utf-8", "ignore") + "…"

@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,15 +21,18 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
-from service_runtime.auth import BearerToken
+from service_runtime.access import Access
+from service_runtime.gate import Gate
 from service_runtime.http_endpoint import HttpEndpoint
 from service_runtime.interceptors import CallInterceptor
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.limits import server_options
 from service_runtime.process_metrics import ProcessMetrics
 from service_runtime.reloading import ReloadMetrics
 from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.settings import ServiceSettings, bind_address
 from service_runtime.tls import TlsFiles, server_credentials
+from service_runtime.tokens import Tokens
 
 _ILL_DRAIN_SECONDS = 2.0
 """How long calls in flight may take to finish, at most, when the service can't go on or is not alive."""
@@ -44,6 +48,9 @@ class Hosted(Protocol):
 
     service_name: str
     """Full name of the gRPC service, e.g. ``eyebright.index.v1.IndexService``."""
+
+    access: Mapping[str, Access]
+    """What each of its methods needs, by the method's name."""
 
     def register(self, server: aio.Server) -> None:
         """Add the servicer to the server."""
@@ -84,17 +91,11 @@ class Server:
         self._hosted = hosted
         self._settings = settings
         self._reload_metrics = ReloadMetrics(registry)
-        token = BearerToken.from_file(settings.token_file) if settings.token_file else None
-        self._server = aio.server(
-            interceptors=[CallInterceptor(RpcMetrics(registry), token)],
-            options=[
-                ("grpc.max_receive_message_length", settings.max_message_bytes),
-                ("grpc.max_send_message_length", settings.max_message_bytes),
-                # A second process on the same port would answer half of the calls.
-                ("grpc.so_reuseport", 0),
-                *_connection_age(settings.max_connection_seconds),
-            ],
-        )
+        access = {f"/{hosted.service_name}/{method}": needed for method, needed in hosted.access.items()}
+        tokens = None if settings.token_file is None else Tokens(settings.token_file, self._reload_metrics)
+        gate = Gate(access, tokens, settings.max_concurrent_calls)
+        interceptor = CallInterceptor(RpcMetrics(registry), gate, settings.request_seconds)
+        self._server = aio.server(interceptors=[interceptor], options=server_options(settings))
         self.lifecycle = Lifecycle(hosted.service_name, hosted.ailment, settings.stall_seconds)
         ProcessMetrics(registry, hosted.service_name, self.lifecycle.obstacle, self.lifecycle.ailment)
         self._http = HttpEndpoint(registry, self.lifecycle)
@@ -191,10 +192,6 @@ def _exit_in_any_case(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, (1,))
     timer.daemon = True
     timer.start()
-
-
-def _connection_age(seconds: float) -> list[tuple[str, int]]:
-    return [("grpc.max_connection_age_ms", max(1, round(seconds * 1000)))] if seconds else []
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -48,13 +48,29 @@ class ServiceSettings(BaseSettings):
     a connection. All three files are read again when they change; connections that stand go on."""
 
     token_file: Path | None = None
-    """File that holds the bearer token every call must carry, one line. Health checks need none."""
+    """File of the bearer tokens that calls must carry, hashed, each with a scope and collections: a line a token, as
+    `eyebright token new` prints it. Read again when it changes. Health checks need no token."""
 
     insecure: bool = False
     """Allow a bind beyond loopback without TLS, tokens or client certificates: whoever reaches the port may do all."""
 
     max_message_bytes: int = Field(64 * 1024 * 1024, ge=1024 * 1024, le=1024 * 1024 * 1024)
     """Largest gRPC message taken or sent, in bytes, 1 MiB to 1 GiB. Larger ones are answered RESOURCE_EXHAUSTED."""
+
+    max_concurrent_calls: int = Field(512, ge=1, le=100_000)
+    """Most calls answered at a time, streams included, 1 to 100,000. Past it a call gets RESOURCE_EXHAUSTED at once.
+    Health checks don't count."""
+
+    request_seconds: float = Field(60.0, gt=0.0, le=3600.0)
+    """How long the request of a call may take to arrive, in seconds, up to 3,600; then DEADLINE_EXCEEDED. Streams of
+    requests may be silent for as long as their peer is there."""
+
+    max_connections: int = Field(1000, ge=1, le=100_000)
+    """Most connections at a time, 1 to 100,000; others are turned away. Each takes one open file, and so does much
+    else: keep it well below what the system allows the process."""
+
+    max_idle_seconds: float = Field(600.0, gt=0.0, le=86_400.0)
+    """How long a connection without calls is kept, in seconds, up to 86,400. Clients connect anew when they need to."""
 
     max_connection_seconds: float = Field(0.0, ge=0.0, le=86_400.0)
     """How long a client may keep one connection, in seconds, 0 to 86,400; give or take a tenth. Then it is asked to

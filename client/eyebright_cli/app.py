@@ -14,7 +14,7 @@ import typer
 from eyebright_client import EyebrightError, Unavailable
 from rich.text import Text
 
-from eyebright_cli import index, records, search, serve, snapshots, tune
+from eyebright_cli import index, records, search, serve, snapshots, token, tune
 from eyebright_cli.demo import command as demo
 from eyebright_cli.errors import CliError
 from eyebright_cli.presentation import make_console
@@ -66,6 +66,7 @@ app.command("delete", epilog=records.DELETE_EXAMPLES)(records.delete)
 app.command("stats", epilog=records.STATS_EXAMPLES)(records.stats)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
 app.add_typer(snapshots.app, name="snapshot")
+app.add_typer(token.app, name="token")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from grpc import aio
 from prometheus_client import CollectorRegistry
 
 from service_runtime import server as server_module
+from service_runtime.access import Access, Scope
 from service_runtime.errors import InvalidArgument
 from service_runtime.lifecycle import Lifecycle
 from service_runtime.logging import configure_logging
@@ -21,10 +22,20 @@ from service_runtime.settings import ServiceSettings
 Context = Any
 
 
+ACCESS: Mapping[str, Access] = {
+    "Echo": Access(Scope.READ, lambda request: request.decode("utf-8", "replace")),
+    "EchoStream": Access(Scope.WRITE, lambda request: request.decode("utf-8", "replace")),
+    "Refuse": Access(Scope.READ),
+    "Break": Access(Scope.ADMIN),
+    "Everything": Access(Scope.ADMIN, lambda request: request.decode(), every_collection=True),
+}
+
+
 class EchoHost:
     """Messages are plain bytes."""
 
     service_name = "test.Echo"
+    access = ACCESS
 
     def __init__(self) -> None:
         self.started = False
@@ -41,6 +52,8 @@ class EchoHost:
             "EchoStream": grpc.stream_stream_rpc_method_handler(self.echo_stream),
             "Refuse": grpc.unary_unary_rpc_method_handler(self.refuse),
             "Break": grpc.unary_unary_rpc_method_handler(self.break_down),
+            "Everything": grpc.unary_unary_rpc_method_handler(self.echo),
+            "Undeclared": grpc.unary_unary_rpc_method_handler(self.echo),
             "Block": grpc.unary_unary_rpc_method_handler(self.block),
             "GiveUp": grpc.unary_unary_rpc_method_handler(self.give_up),
         }

@@ -300,24 +300,6 @@ async def test_an_event_loop_that_stands_still_is_not_alive() -> None:
         await asyncio.to_thread(until, 200)
 
 
-async def test_token(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("s3cret\n")
-    settings = ServiceSettings(token_file=tmp_path / "token", drain_seconds=0)
-    async with (
-        Server(EchoHost(), settings, CollectorRegistry()) as server,
-        aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel,
-    ):
-        echo = _method(channel, "Echo")
-        assert await echo(b"x", metadata=(("authorization", "Bearer s3cret"),)) == b"x"
-        for metadata in ((), (("authorization", "Bearer s3cre"),), (("authorization", "s3cret"),)):
-            with pytest.raises(aio.AioRpcError) as caught:
-                await echo(b"x", metadata=metadata)
-            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-            assert "s3cret" not in str(caught.value.details())
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-        assert answer.status == SERVING
-
-
 async def test_a_port_in_use_is_an_error_not_a_second_server(server: Server) -> None:
     other = EchoHost()
     settings = ServiceSettings(port=server.ports.grpc, drain_seconds=0)

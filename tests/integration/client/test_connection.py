@@ -1,5 +1,6 @@
 """Deadlines, encryption, tokens, readiness, closing."""
 
+import hashlib
 import socket
 import subprocess
 import time
@@ -140,7 +141,7 @@ def secured(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """An index service with TLS and a token."""
     folder = tmp_path_factory.mktemp("secured")
     token = folder / "token"
-    token.write_text(f"{TOKEN}\n")
+    token.write_text(f"tester admin * sha256:{hashlib.sha256(TOKEN.encode()).hexdigest()}\n")
     arguments = ("--data-folder", str(folder / "data"), "--token-file", str(token))
     tls = ("--tls-certificate", str(certificate), "--tls-key", str(certificate.with_name("key.pem")))
     with running_service("index_service", folder, *arguments, *tls) as service:
@@ -159,7 +160,7 @@ def test_tls_and_token(make_client: MakeClient, secured: RunningService, certifi
         client.wait_until_ready(30)
         assert client.list_collections() == ()
     trusted = TLS(root_certificates=certificate)
-    for token, says in ((None, "no authorization"), ("wrong", "not the one")):
+    for token, says in ((None, "no authorization"), ("wrong", "none that this server takes")):
         with pytest.raises(Unauthenticated, match=says):
             make_client(None, local, tls=trusted, token=token).list_collections()
 

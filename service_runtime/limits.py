@@ -1,0 +1,45 @@
+"""What a peer may ask of the gRPC server before any call is let in: sizes, connections, silence.
+
+Owns gRPC's names for the settings, and the limits that are no settings.
+"""
+
+from service_runtime.settings import ServiceSettings
+
+_HANDSHAKE_MS = 20_000
+"""For TLS and HTTP/2's own greeting; gRPC's own is 120 s."""
+
+_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
+"""How soon a peer that is gone, with a call under way, is asked for, and taken for gone."""
+
+_PING_MS = 300_000
+"""How often a client may ask the same; one that asks more often loses its connection. The SDK asks every 330 s."""
+
+_IDENTITY_ONLY = 1
+"""The set of compressions taken: none. A compressed message may become a thousand times its size, and vectors and
+pictures don't get smaller."""
+
+
+def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
+    """The options of the gRPC server."""
+    options = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+        # A second process on the same port would answer half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
+        # More than are answered at a time, so that who asks too much is told rather than held.
+        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", _milliseconds(settings.max_idle_seconds)),
+    ]
+    if settings.max_connection_seconds:
+        options.append(("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_seconds)))
+    return options
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
