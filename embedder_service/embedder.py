@@ -110,8 +110,9 @@ class Embedder:
         deadline: float,
         priority: Priority = Priority.INTERACTIVE,
         room: Room | None = None,
+        recompute: bool = False,
     ) -> Embeddings:
-        """Embed captions by ``deadline``. ``room`` is what a stream has waited for.
+        """Embed captions by ``deadline``. ``room`` is what a stream has waited for; ``recompute`` passes the cache by.
 
         Raises InvalidArgument for a wrong number of captions, FailedPrecondition without a text tower,
         ResourceExhausted when there is no room or no time for them, DeadlineExceeded, and Unavailable when the service
@@ -119,16 +120,18 @@ class Embedder:
         """
         self._check(Tower.TEXT, len(texts), "texts")
         answer = Answer(len(texts), self._dimension, "texts")
+        cache = TextCache(0) if recompute else self._cache
         at_once = sum(map(len, texts)) <= _AT_ONCE_CHARACTERS
         wanted = self._look_up(
+            cache,
             self._tokenizer.check(texts)
             if at_once
             else await asyncio.get_running_loop().run_in_executor(self._tokenisers, self._tokenizer.check, texts),
             answer,
         )
         if wanted:
-            with room or self._admitted_texts(wanted, priority, deadline):
-                fresh = self._join(wanted, answer, priority, deadline)
+            with room or self._admitted_texts(cache, wanted, priority, deadline):
+                fresh = self._join(cache, wanted, answer, priority, deadline)
                 if not at_once:
                     self._tokenisers.submit(self._tokenise, fresh)
                 elif fresh:
@@ -183,7 +186,9 @@ class Embedder:
             return items.nbytes
         return sum(len(item) + self._row_bytes[tower] for item in items)
 
-    def _look_up(self, checked: Sequence[str | InvalidArgument], answer: Answer) -> dict[str, list[int]]:
+    def _look_up(
+        self, cache: TextCache, checked: Sequence[str | InvalidArgument], answer: Answer
+    ) -> dict[str, list[int]]:
         """Answer what can be answered at once; the rest, as {normalised caption: positions}."""
         wanted: dict[str, list[int]] = {}
         hits = 0
@@ -191,7 +196,7 @@ class Embedder:
             if isinstance(text, InvalidArgument):
                 self._metrics.rejected(Tower.TEXT, "invalid")
                 answer.refuse(position, text)
-            elif (known := self._cache.get(text)) is not None:
+            elif (known := cache.get(text)) is not None:
                 answer.put(position, known.vector, known.truncated)
                 hits += 1
             else:
@@ -199,8 +204,8 @@ class Embedder:
         self._metrics.looked_up("hit", hits)
         return wanted
 
-    def _admitted_texts(self, wanted: Collection[str], priority: Priority, deadline: float) -> Room:
-        fresh = sum(self._cache.under_way(text) is None for text in wanted)
+    def _admitted_texts(self, cache: TextCache, wanted: Collection[str], priority: Priority, deadline: float) -> Room:
+        fresh = sum(cache.under_way(text) is None for text in wanted)
         return self._admission[Tower.TEXT].admit(
             priority,
             len(wanted),
@@ -209,14 +214,16 @@ class Embedder:
             self._forecast.expect(Tower.TEXT, priority, fresh) if fresh else _NOTHING_EXPECTED,
         )
 
-    def _join(self, wanted: Mapping[str, list[int]], answer: Answer, priority: Priority, deadline: float) -> list[Item]:
+    def _join(
+        self, cache: TextCache, wanted: Mapping[str, list[int]], answer: Answer, priority: Priority, deadline: float
+    ) -> list[Item]:
         """Have the answer wait for every caption, together with others where one is under way. The new items."""
         fresh = []
         for text, positions in wanted.items():
-            item = self._cache.under_way(text)
+            item = cache.under_way(text)
             if item is None:
                 item = Item(Tower.TEXT, priority, deadline, text)
-                self._cache.begin(text, item)
+                cache.begin(text, item)
                 fresh.append(item)
             else:
                 item.deadline = max(item.deadline, deadline)

@@ -121,7 +121,7 @@ class EmbedderServicer(EmbedderServiceServicer):
     ) -> messages.EmbedTextsResponse:
         check_element_type(request.element_type)
         priority = to_priority(request.priority, default)
-        embeddings = await self._embedder.embed_texts(request.texts, deadline, priority, room)
+        embeddings = await self._embedder.embed_texts(request.texts, deadline, priority, room, request.recompute)
         return to_texts_response(embeddings, self._model.fingerprint, request.element_type)
 
     async def _images(

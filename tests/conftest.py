@@ -16,8 +16,10 @@ from tests.processes import RunningService, running_service
 
 @pytest.fixture(scope="session")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """A real embedder service with the demo checkpoint."""
-    with running_service("embedder_service", tmp_path_factory.mktemp("embedder")) as service:
+    """A real embedder service with the demo checkpoint; its canary sings at the start alone, or it would be counted."""
+    with running_service(
+        "embedder_service", tmp_path_factory.mktemp("embedder"), "--canary-seconds", "3600"
+    ) as service:
         yield service
 
 

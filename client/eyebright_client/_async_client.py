@@ -77,14 +77,17 @@ class AsyncClient:
         """The checkpoint that the embedder serves; asked for once, then remembered."""
         return await self._run(_embedding.get_model)
 
-    async def embed_texts(self, texts: str | Sequence[str], *, priority: Priority = "interactive") -> Embeddings:
+    async def embed_texts(
+        self, texts: str | Sequence[str], *, priority: Priority = "interactive", recompute: bool = False
+    ) -> Embeddings:
         """Vectors of captions, in as many requests as the embedder's limits need.
 
         A caption that can't be embedded is in ``errors`` of the result; given one string, its error is raised. Where
         others wait too, "interactive" captions go before "bulk" ones. An overloaded embedder is asked again when it
-        says so, as long as the timeout allows.
+        says so, as long as the timeout allows. ``recompute`` has captions go through the model that the embedder
+        remembers, for checks and measurements.
         """
-        return await self._run(_embedding.embed_texts, texts, priority=priority)
+        return await self._run(_embedding.embed_texts, texts, priority=priority, recompute=recompute)
 
     async def embed_images(self, images: Image | Sequence[Image], *, priority: Priority = "interactive") -> Embeddings:
         """Vectors of images (paths, encoded bytes, or PIL images), in as many requests as the embedder's limits need.

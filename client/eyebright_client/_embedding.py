@@ -25,10 +25,13 @@ def get_model(session: Session) -> Operation[Model]:
     return (yield from session.model())
 
 
-def embed_texts(session: Session, texts: str | Sequence[str], *, priority: Priority) -> Operation[Embeddings]:
+def embed_texts(
+    session: Session, texts: str | Sequence[str], *, priority: Priority, recompute: bool
+) -> Operation[Embeddings]:
     """Behind ``embed_texts``."""
     single = isinstance(texts, str)
-    return (yield from _embed_all(session, "text", [texts] if single else list(texts), single, priority))
+    items = [texts] if single else list(texts)
+    return (yield from _embed_all(session, "text", items, single, priority, recompute))
 
 
 def embed_images(session: Session, images: Image | Sequence[Image], *, priority: Priority) -> Operation[Embeddings]:
@@ -72,10 +75,15 @@ def _check_priority(priority: Priority) -> None:
 
 
 def _embed_all(
-    session: Session, modality: Modality, items: Sequence[object], single: bool, priority: Priority
+    session: Session,
+    modality: Modality,
+    items: Sequence[object],
+    single: bool,
+    priority: Priority,
+    recompute: bool = False,
 ) -> Operation[Embeddings]:
     _check_priority(priority)
-    embeddings = yield from embed(session, modality, items, lambda: session.timeouts.embed, priority)
+    embeddings = yield from embed(session, modality, items, lambda: session.timeouts.embed, priority, recompute)
     if single and embeddings.errors:
         raise alone(embeddings.errors[0])
     return embeddings
@@ -93,6 +101,7 @@ def embed(
     items: Sequence[object],
     wait: Callable[[], float],
     priority: Priority = "interactive",
+    recompute: bool = False,
 ) -> Operation[Embeddings]:
     """Vectors of captions or images in as many requests as needed; ``wait`` gives the timeout of each, in seconds.
 
@@ -108,7 +117,10 @@ def embed(
         max_bytes=REQUEST_BYTES,
     )
     requests = (
-        ([position for position, _ in batch], _messages.embed_request(modality, [item for _, item in batch], priority))
+        (
+            [position for position, _ in batch],
+            _messages.embed_request(modality, [item for _, item in batch], priority, recompute),
+        )
         for batch in batches
     )
     return (yield from _gather(session, modality, len(items), requests, errors, wait))

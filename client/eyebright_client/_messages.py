@@ -202,13 +202,13 @@ def read_model(response: embedder_pb2.GetModelResponse) -> Model:
 
 
 def embed_request(
-    modality: Modality, items: Sequence[bytes], priority: Priority
+    modality: Modality, items: Sequence[bytes], priority: Priority, recompute: bool = False
 ) -> embedder_pb2.EmbedTextsRequest | embedder_pb2.EmbedImagesRequest:
-    """EmbedTexts, of captions in UTF-8, or EmbedImages; the vectors come back as float32."""
+    """EmbedTexts, of captions in UTF-8, or EmbedImages, which nothing remembers; the vectors come back as float32."""
     number = _PRIORITIES[priority]
     if modality == "text":
         texts = [item.decode() for item in items]
-        return embedder_pb2.EmbedTextsRequest(texts=texts, element_type=FLOAT32, priority=number)
+        return embedder_pb2.EmbedTextsRequest(texts=texts, element_type=FLOAT32, priority=number, recompute=recompute)
     return embedder_pb2.EmbedImagesRequest(images=items, element_type=FLOAT32, priority=number)
 
 

@@ -116,6 +116,15 @@ def test_many_queries_whose_hits_carry_more_than_a_message_holds(index: RunningS
         assert [result.ids for result in results] == [result.ids for result in alone]
 
 
+def test_captions_are_remembered_unless_they_are_to_be_computed_anew(client: Client) -> None:
+    client.embed_texts("a caption asked twice")
+    remembered = client.embed_texts("a caption asked twice")
+    anew = client.embed_texts("a caption asked twice", recompute=True)
+    assert remembered.timings.forward_seconds == 0
+    assert anew.timings.forward_seconds > 0
+    np.testing.assert_allclose(anew.vectors, remembered.vectors, atol=1e-6)
+
+
 def test_embeddings_are_unit_vectors_and_fail_alone(client: Client, pictures: dict[str, bytes]) -> None:
     words = "word " * 200
     texts = client.embed_texts(["a dog", "", words])

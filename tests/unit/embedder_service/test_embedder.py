@@ -67,8 +67,11 @@ class Bench:
             EmbedderMetrics(self.registry),
         )
 
-    def texts(self, *texts: str, priority: Priority = Priority.INTERACTIVE) -> "asyncio.Task[Embeddings]":
-        return asyncio.ensure_future(self.embedder.embed_texts(texts, FOREVER, priority))
+    def texts(
+        self, *texts: str, priority: Priority = Priority.INTERACTIVE, recompute: bool = False
+    ) -> "asyncio.Task[Embeddings]":
+        call = self.embedder.embed_texts(texts, FOREVER, priority, recompute=recompute)
+        return asyncio.ensure_future(call)
 
     def images(self, *images: bytes) -> "asyncio.Task[Embeddings]":
         return asyncio.ensure_future(self.embedder.embed_images(images, FOREVER))
@@ -124,6 +127,20 @@ async def test_a_caption_embedded_before_touches_no_device(bench: Bench) -> None
     assert bench.lookups() == [2, 0, 2]
     assert bench.sample("text_cache_bytes") > 0
     assert bench.sample("items_total", tower="text", priority="interactive") == 2
+
+
+async def test_what_is_to_be_computed_anew_passes_the_cache_by(bench: Bench) -> None:
+    bench.backend.permits.release(1)
+    assert await angles(bench.texts("0.1")) == [0.1]
+    under_way = bench.texts("0.2")
+    anew = bench.texts("0.1", "0.2", "0.3", recompute=True)
+    await asyncio.sleep(0)
+    bench.backend.permits.release(3)
+    assert await angles(anew) == [0.1, 0.2, 0.3]
+    assert await angles(under_way) == [0.2]
+    assert await angles(bench.texts("0.3")) == [0.3]  # not remembered
+    computed = [row for rows in await bench.backend.rows_of(bench.backend.passes.qsize()) for row in rows]
+    assert sorted(computed) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
 
 
 async def test_without_a_cache_every_request_goes_to_the_device() -> None:
