@@ -105,6 +105,7 @@ def to_model(checkpoint: Checkpoint, backend: Backend, settings: EmbedderSetting
         max_text_bytes=settings.max_text_bytes,
         accepts_pixels=settings.accept_pixels,
         towers=sorted(_TOWERS[tower] for tower in backend.towers),
+        precision=backend.precision,
         revision=checkpoint.revision,
     )
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from embedder_service.access import ACCESS
 from embedder_service.backends import Backend, Tower
+from embedder_service.backends.reference import ReferenceBackend
 from embedder_service.backends.torch_backend import TorchBackend, engine_build
 from embedder_service.canary import Canary, Case, canary_cases
 from embedder_service.checkpoint import Checkpoint, load_checkpoint
@@ -69,7 +70,7 @@ class EmbedderService:
             settings,
             self._metrics,
         )
-        await self._watch(self._embedder, cases, lifecycle)
+        await self._watch(self._embedder, cases, LEAST_COSINE[backend.precision], lifecycle)
         servicer = EmbedderServicer(self._embedder, to_model(checkpoint, backend, settings), settings.stream_window)
         assert self._server is not None, "register comes first"
         register(servicer, self._server)
@@ -78,6 +79,7 @@ class EmbedderService:
             "fingerprint": checkpoint.fingerprint,
             "dimension": str(checkpoint.dimension),
             "device": backend.device,
+            "precision": backend.precision,
             "towers": ",".join(backend.towers),
             "revision": checkpoint.revision,
         }
@@ -86,10 +88,12 @@ class EmbedderService:
         seconds = round(time.monotonic() - began, 3)
         _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
 
-    async def _watch(self, embedder: Embedder, cases: Mapping[Tower, Case], lifecycle: Lifecycle) -> None:
+    async def _watch(
+        self, embedder: Embedder, cases: Mapping[Tower, Case], least_cosine: float, lifecycle: Lifecycle
+    ) -> None:
         """Tell the lifecycle of a dead device thread, and of what the canary finds, from its first check on."""
         embedder.batcher.failed.add_done_callback(lambda failed: lifecycle.fail(failed.result()))
-        settings, least_cosine = self._settings, LEAST_COSINE["fp32"]
+        settings = self._settings
         canary = Canary(embedder.batcher, cases, least_cosine, settings.stall_seconds / 2, lifecycle, self._metrics)
         if complaint := await canary.check():
             raise CheckpointError(f"{self._files.name}: {complaint}")
@@ -129,11 +133,16 @@ class EmbedderService:
         checkpoint = load_checkpoint(self._files, settings.max_text_bytes, towers)
         threads = settings.torch_threads or usable_cores()
         try:
-            backend = TorchBackend(checkpoint.towers, checkpoint.preprocessing, settings.device, threads)
+            backend = TorchBackend(
+                checkpoint.towers, checkpoint.preprocessing, settings.device, threads, settings.precision
+            )
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
             raise CheckpointError(f"device {settings.device} can't be used: {error}") from error
         decoder = ImageDecoder(checkpoint.preprocessing, _CANARY_LIMIT, _CANARY_LIMIT)
-        cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, backend)
+        reference = ReferenceBackend(checkpoint.towers, checkpoint.preprocessing)
+        cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, reference)
         return checkpoint, backend, _warm_up(backend, checkpoint, settings.batch_limit), cases
 
 

@@ -16,6 +16,15 @@ class Tower(StrEnum):
     IMAGE = "image"
 
 
+class Precision(StrEnum):
+    """What the towers compute in; vectors are float32 whatever it is."""
+
+    FP32 = "fp32"
+    """The reference."""
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
 class OutOfMemory(Exception):
     """The device has no memory for a batch of this size; a smaller one may do."""
 
@@ -27,6 +36,8 @@ class Backend(Protocol):
     """Where it runs, e.g. ``cpu`` or ``cuda:0``."""
     towers: tuple[Tower, ...]
     """Those that forward() may be called for."""
+    precision: Precision
+    """What they compute in."""
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Vectors (n, dimension) float32 of Euclidean length 1, each a function of its own row alone.

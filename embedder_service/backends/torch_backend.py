@@ -1,6 +1,6 @@
-"""The towers in PyTorch, in float32.
+"""The towers in PyTorch.
 
-Owns normalising pixels, the forward pass and the length of the vectors. Knows nothing of queues, files or gRPC.
+Owns the way to the device and back, and the length of the vectors. Knows nothing of queues, files or gRPC.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from embedder_service.backends import OutOfMemory, Tower
+from embedder_service.backends import OutOfMemory, Precision, Tower
+from embedder_service.backends.linear import linear_maker
+from embedder_service.backends.pixel_values import PixelValues
+from embedder_service.backends.precision import DTYPES, choose_precision
+from embedder_service.backends.siglip import ImageTower, TextTower
 from embedder_service.images import Preprocessing
 
 
@@ -22,34 +26,40 @@ def engine_build(device: str) -> tuple[str, str]:
 
 
 class TorchBackend:
-    """Runs transformers' towers on the CPU or a CUDA device. Raises RuntimeError when torch can't reach the device."""
+    """Runs the towers of transformers' models on the CPU or a CUDA device.
 
-    def __init__(self, towers: Mapping[Tower, Any], preprocessing: Preprocessing, device: str, threads: int) -> None:
+    ``precision`` is "auto" or a Precision. Raises RuntimeError when torch can't reach the device, ValueError when the
+    device can't compute in the precision. The models may be dropped afterwards.
+    """
+
+    def __init__(
+        self,
+        towers: Mapping[Tower, Any],
+        preprocessing: Preprocessing,
+        device: str,
+        threads: int,
+        precision: str = Precision.FP32,
+    ) -> None:
         torch.set_num_threads(threads)
-        # cuDNN rounds convolutions to TF32 (10 bits) by default; the patch embedding is one.
-        torch.backends.cudnn.allow_tf32 = False
         self.device = device
         self.towers = tuple(towers)
-        self._models = {tower: model.to(device) for tower, model in towers.items()}
-        scale, offset = preprocessing.affine()
-        self._scale = torch.tensor(scale, dtype=torch.float32, device=device).view(1, 3, 1, 1)
-        self._offset = torch.tensor(offset, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        width = max(model.config.hidden_size for model in towers.values())
+        self.precision = choose_precision(precision, device, width)
+        dtype = DTYPES[self.precision]
+        make = linear_maker(dtype, device)
+        kinds: dict[Tower, type[TextTower | ImageTower]] = {Tower.TEXT: TextTower, Tower.IMAGE: ImageTower}
+        with torch.inference_mode():
+            self._towers = {tower: kinds[tower](model, make, dtype, device) for tower, model in towers.items()}
+        self.pixel_values = PixelValues(preprocessing, device)
+        """(n, size, size, 3) uint8 -> (n, 3, size, size) float32."""
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
         with _out_of_memory_translated(), torch.inference_mode():
             rows = torch.from_numpy(batch).to(self.device)
-            if tower is Tower.TEXT:
-                # No attention mask: SigLIP was trained to see its padding, and is pooled at the last position.
-                pooled = self._models[tower](input_ids=rows).pooler_output
-            else:
-                pooled = self._models[tower](pixel_values=self.pixel_values(rows)).pooler_output
+            pooled = self._towers[tower](rows if tower is Tower.TEXT else self.pixel_values(rows))
             vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
             return vectors
-
-    def pixel_values(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(n, size, size, 3) uint8 -> (n, 3, size, size) float32, rescaled and normalised by the checkpoint's rule."""
-        return pixels.permute(0, 3, 1, 2).float() * self._scale + self._offset
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

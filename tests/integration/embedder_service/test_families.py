@@ -85,6 +85,17 @@ async def test_a_tower_alone_refuses_what_needs_the_other(tmp_path: Path, loaded
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("precision", "difference"), [("fp32", 1e-6), ("bf16", 1e-3)])
+async def test_the_precision_asked_for_is_served_and_said(tmp_path: Path, precision: str, difference: float) -> None:
+    folder = write_checkpoint(tmp_path, "siglip2")
+    async with serving(folder, CollectorRegistry(), precision=precision) as stub:
+        model = (await stub.GetModel(messages.GetModelRequest())).model
+        answer = await stub.EmbedTexts(messages.EmbedTextsRequest(texts=CAPTIONS))
+    assert model.precision == precision
+    theirs = Reference.of(folder).text_vectors(list(CAPTIONS))
+    assert 1 - (decode_vectors(answer.vectors) * theirs).sum(1).min() <= difference
+
+
 async def test_overload_is_refused_at_once_while_streams_wait(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     limits = {"max_items": 64, "queue_limit": 128, "batch_limit": 2, "stream_window": 8}

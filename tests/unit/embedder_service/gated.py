@@ -6,7 +6,7 @@ from threading import Semaphore
 
 import numpy as np
 
-from embedder_service.backends import OutOfMemory, Tower
+from embedder_service.backends import OutOfMemory, Precision, Tower
 from embedder_service.items import Answer, Item, Priority
 
 FOREVER = float("inf")
@@ -20,6 +20,7 @@ class GatedBackend:
 
     device = "test"
     towers = tuple(Tower)
+    precision = Precision.FP32
 
     def __init__(self, memory: int = 1000) -> None:
         self.memory = memory
