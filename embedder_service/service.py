@@ -26,6 +26,7 @@ from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
+from embedder_service.sweep import sweep
 from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
@@ -85,8 +86,13 @@ class EmbedderService:
         }
         self._metrics.model.info(stated)
         state_build(self._registry, "torch", *engine_build(backend.device))
-        seconds = round(time.monotonic() - began, 3)
-        _logger.info("model loaded", extra=stated | {"folder": str(self._files.folder), "seconds": seconds})
+        loaded = {
+            "folder": str(self._files.folder),
+            "batch_limits": {tower: cost.batch_limit for tower, cost in costs.items()},
+            "item_seconds": {tower: cost.seconds(cost.batch_limit) / cost.batch_limit for tower, cost in costs.items()},
+            "seconds": round(time.monotonic() - began, 3),
+        }
+        _logger.info("model loaded", extra=stated | loaded)
 
     async def _watch(
         self, embedder: Embedder, cases: Mapping[Tower, Case], least_cosine: float, lifecycle: Lifecycle
@@ -143,25 +149,26 @@ class EmbedderService:
         decoder = ImageDecoder(checkpoint.preprocessing, _CANARY_LIMIT, _CANARY_LIMIT)
         reference = ReferenceBackend(checkpoint.towers, checkpoint.preprocessing)
         cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, reference)
-        return checkpoint, backend, _warm_up(backend, checkpoint, settings.batch_limit), cases
+        return checkpoint, backend, _warm_up(backend, checkpoint, settings), cases
 
 
-def _warm_up(backend: Backend, checkpoint: Checkpoint, batch_limit: int) -> dict[Tower, TowerCost]:
-    """What each tower that is loaded costs, from one pass. Raises CheckpointError when a vector is not of length 1."""
+def _warm_up(backend: Backend, checkpoint: Checkpoint, settings: EmbedderSettings) -> dict[Tower, TowerCost]:
+    """What each tower that is loaded costs, measured. Raises CheckpointError when a vector is not of length 1."""
     side = checkpoint.preprocessing.size
     caption = checkpoint.tokenizer.tokenise(["a photo"], "texts")[0]
     if isinstance(caption, Exception):
         raise CheckpointError(f"{checkpoint.name}: the tokenizer refuses 'a photo': {caption}")
     rows = {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
+    limit = settings.batch_limit
+    sizes = [size for size in settings.warm_up_sizes if size <= limit] or [limit]
     costs = {}
     for tower in backend.towers:
-        began = time.monotonic()
         vectors = backend.forward(tower, rows[tower][None])
-        costs[tower] = TowerCost(batch_limit, {1: time.monotonic() - began})
         length = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, checkpoint.dimension) or not abs(length - 1) < 1e-3:
             raise CheckpointError(
                 f"{checkpoint.name}: expected a vector of {checkpoint.dimension} numbers and length 1 from the {tower} "
                 f"tower, not shape {vectors.shape[1:]} and length {length:.3g}"
             )
+        costs[tower] = sweep(backend, tower, rows[tower], sizes, settings.warm_up_seconds)
     return costs

@@ -4,12 +4,14 @@ Owns their names, units, ranges and defaults. Knows nothing of what they configu
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service_runtime.settings import ServiceSettings
+
+_MAX_BATCH = 4096
 
 
 class EmbedderSettings(ServiceSettings):
@@ -48,9 +50,16 @@ class EmbedderSettings(ServiceSettings):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     """Where the towers run: cpu, cuda or cuda:N."""
 
-    batch_limit: int = Field(32, ge=1, le=4096)
+    batch_limit: int = Field(32, ge=1, le=_MAX_BATCH)
     """Most items of one forward pass, 1 to 4,096. Fewer are taken where larger batches measure no better, or don't fit
     into memory."""
+
+    warm_up_sizes: Annotated[tuple[int, ...], NoDecode] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+    """Batch sizes whose passes are measured at the start, joined by commas, each 1 to 4,096; those past batch_limit are
+    left out. The smallest with 97 % of the best throughput becomes the limit."""
+
+    warm_up_seconds: float = Field(4.0, ge=0.0, le=600.0)
+    """Most seconds for these measurements, by tower, 0 to 600; the smallest size is measured in any case."""
 
     bulk_share: float = Field(0.2, ge=0.0, lt=1.0)
     """Share of the device that bulk items get while interactive ones wait too, 0 to less than 1; with 0 they wait until
@@ -98,6 +107,18 @@ class EmbedderSettings(ServiceSettings):
     """How often one caption and one picture are embedded again and compared with their golden vectors, in seconds, up
     to 3,600. While they differ, fail, or the device finishes no pass for half of stall_seconds, the service is not
     ready."""
+
+    @field_validator("warm_up_sizes", mode="before")
+    @classmethod
+    def _split_sizes(cls, sizes: object) -> object:
+        return sizes.split(",") if isinstance(sizes, str) else sizes
+
+    @field_validator("warm_up_sizes")
+    @classmethod
+    def _check_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if not sizes or not all(1 <= size <= _MAX_BATCH for size in sizes):
+            raise ValueError(f"expected sizes of 1 to {_MAX_BATCH} joined by commas, not {','.join(map(str, sizes))!r}")
+        return tuple(sorted(set(sizes)))
 
     @model_validator(mode="after")
     def _check_queue(self) -> Self:

@@ -25,6 +25,14 @@ def test_what_is_out_of_range_or_unknown_is_refused(name: str, value: object) ->
         EmbedderSettings(**{name: value})  # type: ignore[arg-type]
 
 
+def test_warm_up_sizes_are_joined_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYEBRIGHT_EMBEDDER_WARM_UP_SIZES", "8,1,8")
+    assert EmbedderSettings().warm_up_sizes == (1, 8)
+    for wrong in ("", "0", "1,x", "4097"):
+        with pytest.raises(ValidationError, match="warm_up_sizes"):
+            EmbedderSettings(warm_up_sizes=wrong)
+
+
 def test_the_queue_holds_two_requests_at_least() -> None:
     with pytest.raises(ValidationError, match="queue_limit is 300; expected at least 512"):
         EmbedderSettings(queue_limit=300, max_items=256)
