@@ -121,9 +121,19 @@ def test_like_leaves_the_picture_itself_out(cli: Connected, indexed: str, pictur
 
 
 def test_the_table_for_people(cli: Connected, indexed: str) -> None:
-    answer = cli("search", "a grinning face", "-k", "3", "--collection", indexed)
+    answer = cli("search", "a new grinning face", "-k", "3", "--collection", indexed)
     assert answer.code == 0
-    for words in ("“a grinning face”", "score", "probability", "id", "caption", "exact", "shards", "forward", "total"):
+    for words in (
+        "“a new grinning face”",
+        "score",
+        "probability",
+        "id",
+        "caption",
+        "exact",
+        "shards",
+        "forward",
+        "total",
+    ):
         assert words in answer.out
     assert "\x1b" not in answer.out
 

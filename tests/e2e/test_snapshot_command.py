@@ -77,7 +77,8 @@ def test_ctrl_c_cancels_and_the_server_removes_what_it_wrote(
     working.mkdir(exist_ok=True)
     arguments = ("snapshot", "create", collection, str(place), "--index", index.address)
     with running(*arguments, folder=tmp_path) as command:
-        command.wait_for(lambda: any(working.iterdir()))
+        # Some megabytes, so that the command has long begun to wait: gRPC can't be interrupted while it opens a call.
+        command.wait_for(lambda: sum(file.stat().st_size for file in working.rglob("*")) > 4 * 2**20)
         answer = command.signal(signal.SIGINT)
     assert answer.code == 130
     assert "stopped: the snapshot is cancelled, and the server removes what it has written" in answer.err
