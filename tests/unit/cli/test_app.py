@@ -4,7 +4,7 @@ import pytest
 from eyebright_cli.app import app
 from typer.testing import CliRunner
 
-COMMANDS = ["demo", "serve", "index", "search", "like", "delete", "stats", "tune"]
+COMMANDS = ["demo", "serve", "index", "search", "like", "delete", "stats", "tune", "doctor"]
 CONNECTED = ["index", "search", "like", "delete", "stats"]
 runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "FORCE_COLOR": None})
 
@@ -60,6 +60,8 @@ def test_commands_that_connect_take_the_same_options(command: str) -> None:
         ["serve", "--index-port", "65536"],
         ["snapshot", "create", "images"],
         ["tune"],
+        ["doctor", "--collection", "images"],
+        ["doctor", "--golden", "/missing"],
         ["tune", "images", "--target-recall", "1.5"],
         ["tune", "images", "--memory-limit", "much"],
         ["snapshot", "restore"],
