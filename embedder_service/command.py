@@ -26,6 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     # OpenMP threads spin between parallel regions by default. Measured with two busy neighbours on two cores, an image
     # then takes 247 ms instead of 15. The variable is read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # None at all, though, and each of a pass's hundreds of regions waits for a thread to be woken: a caption of a base
+    # model takes 24 ms instead of 16. So many rounds are about 10 microseconds.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Large pages for large buffers, which are fresh in each pass: 5 % more images a second. Also read by torch.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     named = bool(arguments) and arguments[0] in _COMMANDS
     command = _COMMANDS[arguments[0]] if named else _serve
     try:

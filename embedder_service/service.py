@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from grpc import aio
@@ -60,7 +61,11 @@ class EmbedderService:
     async def start(self, lifecycle: Lifecycle) -> None:
         """Load the checkpoint, warm it up and check it. Raises CheckpointError when it can't be served."""
         began = time.monotonic()
-        checkpoint, backend, costs, cases = await asyncio.to_thread(self._load)
+        # In a thread that ends: one that has run torch keeps OpenMP threads of its own, and where these are more than
+        # the cores, the device thread's no longer spin while they wait, which a small batch notices.
+        with ThreadPoolExecutor(1, "load") as loader:
+            loading = asyncio.get_running_loop().run_in_executor(loader, self._load)
+            checkpoint, backend, costs, cases = await loading
         settings = self._settings
         self._embedder = Embedder(
             checkpoint.tokenizer,

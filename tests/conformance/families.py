@@ -33,6 +33,8 @@ class Family:
     resample: Image.Resampling
     image_gflop: float
     """Of one image through the whole depth."""
+    text_gflop: float
+    """Of one caption."""
     pad_id: int
 
     def model(self, layers: int | None = None, seed: int = 0) -> SiglipModel:
@@ -82,8 +84,8 @@ class Family:
 
 
 FAMILIES = {
-    "siglip-base-patch16-224": Family(_BASE, 224, 16, Image.Resampling.BICUBIC, 35.4, pad_id=1),
-    "siglip-so400m-patch14-384": Family(_SO400M, 384, 14, Image.Resampling.BICUBIC, 670.0, pad_id=1),
-    "siglip2-base-patch16-256": Family(_BASE, 256, 16, Image.Resampling.BILINEAR, 46.8, pad_id=0),
+    "siglip-base-patch16-224": Family(_BASE, 224, 16, Image.Resampling.BICUBIC, 35.4, 11.0, pad_id=1),
+    "siglip-so400m-patch14-384": Family(_SO400M, 384, 14, Image.Resampling.BICUBIC, 670.0, 53.1, pad_id=1),
+    "siglip2-base-patch16-256": Family(_BASE, 256, 16, Image.Resampling.BILINEAR, 46.8, 11.0, pad_id=0),
 }
 """By the name they have on the hub, without their owner."""
