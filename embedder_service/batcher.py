@@ -1,6 +1,6 @@
 """From items that arrive one by one to forward passes that carry many.
 
-Owns the device thread, which takes what the schedule hands out as soon as the device is free: no timer, so a lone item
+Owns the device threads, each of which takes what the schedule hands out as soon as it is free: no timer, so a lone item
 never waits for company. Also what becomes of a batch that fails, and of vectors that are none. Knows nothing of
 pictures, words or gRPC.
 """
@@ -30,11 +30,31 @@ _HEARTBEAT_SECONDS = 1.0
 """How often an idle device thread gives a sign of life."""
 
 
+class _Worker:
+    """What a device thread is at. Changed by it alone, under the lock."""
+
+    def __init__(self) -> None:
+        self.batch: list[Item] = []
+        """Empty while it waits."""
+        self.ends = 0.0
+        """When its pass is expected to end, on time.monotonic()'s scale."""
+        self.heartbeat = time.monotonic()
+
+
 class Batcher:
-    """Runs a backend in a thread of its own for callers on one event loop."""
+    """Runs a backend in ``workers`` threads of its own for callers on one event loop.
+
+    Several are for passes that leave each other their speed, each on a core of its own: what waits is dealt out among
+    those that are idle.
+    """
 
     def __init__(
-        self, backend: Backend, costs: Mapping[Tower, TowerCost], bulk_share: float, metrics: EmbedderMetrics
+        self,
+        backend: Backend,
+        costs: Mapping[Tower, TowerCost],
+        bulk_share: float,
+        metrics: EmbedderMetrics,
+        workers: int = 1,
     ) -> None:
         self._backend = backend
         self._costs = costs
@@ -43,16 +63,23 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._changed = Condition()
         self._stopping = False
-        self._at_work: list[Item] = []
-        self._pass_ends = 0.0
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
-        """Done when the device thread has died; its result is what it died of. Nothing is embedded from then on."""
-        self.heartbeat = time.monotonic()
-        """The device thread's last sign of life, on time.monotonic()'s scale: when the pass began that it is in, else
-        at most a second ago."""
+        """Done when a device thread has died; its result is what it died of. Nothing is embedded from then on."""
+        self._workers = [_Worker() for _ in range(workers)]
         self._watch()
-        self._thread = Thread(target=self._run, name="device", daemon=True)
-        self._thread.start()
+        self._threads = [
+            Thread(target=self._run, args=[worker], name=f"device-{number}", daemon=True)
+            for number, worker in enumerate(self._workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def heartbeat(self) -> float:
+        """The last sign of life of the device thread that has given none for longest, on time.monotonic()'s scale: when
+        the pass began that it is in, else at most a second ago.
+        """
+        return min(worker.heartbeat for worker in self._workers)
 
     def put(self, items: Iterable[Item]) -> None:
         """Queue items whose row is made, from any thread. Those for which nobody waits any more are dropped."""
@@ -93,24 +120,28 @@ class Batcher:
         return self._schedule.waiting(tower, priority)
 
     def remaining_seconds(self) -> float:
-        """How much longer the pass under way is expected to take; 0 when there is none."""
-        return max(self._pass_ends - time.monotonic(), 0.0)
+        """When the next device thread is expected to be free, in seconds from now; 0 when one is."""
+        ends = min(worker.ends if worker.batch else 0.0 for worker in self._workers)
+        return max(ends - time.monotonic(), 0.0)
 
     def overdue_seconds(self) -> float:
-        """How long ago the device thread should have given a sign of life: the end of the pass that it is in, by what
-        such passes take, or its next beat while idle. 0 while it is in time; any thread may ask.
+        """How long ago a device thread should have given a sign of life: the end of the pass that it is in, by what
+        such passes take, or its next beat while idle. 0 while all are in time; any thread may ask.
         """
-        return max(time.monotonic() - max(self.heartbeat + _HEARTBEAT_SECONDS, self._pass_ends), 0.0)
+        expected = min(max(worker.heartbeat + _HEARTBEAT_SECONDS, worker.ends) for worker in self._workers)
+        return max(time.monotonic() - expected, 0.0)
 
     async def stop(self) -> None:
-        """End the device thread after the pass it is in; what still waits fails with Unavailable."""
+        """End the device threads after the pass they are in; what still waits fails with Unavailable."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
-        await asyncio.to_thread(self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._empty(Unavailable("the service is stopping"))
 
     def _watch(self) -> None:
+        self._metrics.busy.workers = len(self._workers)
         for tower, cost in self._costs.items():
             self._metrics.batch_limit.labels(tower).set_function(partial(getattr, cost, "batch_limit"))
             for priority in Priority:
@@ -123,24 +154,28 @@ class Batcher:
     def _cost_seconds(self, tower: Tower, priority: Priority) -> float:
         return self._costs[tower].clearing_seconds(self.waiting(tower, priority))
 
-    def _run(self) -> None:
+    def _run(self, worker: _Worker) -> None:
         try:
-            while (turn := self._take()) is not None:
+            while (turn := self._take(worker)) is not None:
                 if turn.expired:
                     self._loop.call_soon_threadsafe(self._expire, turn.expired)
                 if turn.batch:
                     self._work(turn.tower, turn.batch)
         except BaseException as error:  # whatever it dies of, it must not do so in silence
-            self._loop.call_soon_threadsafe(self._die, error)
+            self._loop.call_soon_threadsafe(self._die, worker, error)
 
-    def _take(self) -> Turn | None:
+    def _take(self, worker: _Worker) -> Turn | None:
         """The next turn; None once stopped."""
         with self._changed:
+            worker.batch = []
             while not self._stopping:
-                self.heartbeat = now = time.monotonic()
-                if (turn := self._schedule.next_turn(now)) is not None:
-                    self._at_work = turn.batch
-                    self._pass_ends = now + self._costs[turn.tower].seconds(len(turn.batch))
+                worker.heartbeat = now = time.monotonic()
+                idle = sum(not other.batch for other in self._workers)
+                if (turn := self._schedule.next_turn(now, sharers=idle)) is not None:
+                    worker.batch = turn.batch
+                    worker.ends = now + self._costs[turn.tower].seconds(len(turn.batch))
+                    if self._schedule:
+                        self._changed.notify()  # for the others, if any are idle
                     return turn
                 self._changed.wait(_HEARTBEAT_SECONDS)
         return None
@@ -152,10 +187,8 @@ class Batcher:
         causes: list[Exception] = []
         self._embed(tower, batch, began, causes)
         ended = time.monotonic()
-        self._pass_ends = 0.0
         with self._changed:
             self._schedule.charge(batch, ended - began)
-            self._at_work = []
         self._metrics.end_batch(tower, began, ended)
         if causes:
             _logger.error(
@@ -247,14 +280,14 @@ class Batcher:
                 self._metrics.cancelled(item.tower, stage)
                 item.drop()
 
-    def _die(self, error: BaseException) -> None:
-        self.failed.set_result(error)
-        self._empty(Unavailable("the device thread has died"))
+    def _die(self, worker: _Worker, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+        self._empty(Unavailable("the device thread has died"), worker.batch)
 
-    def _empty(self, error: ServiceError) -> None:
+    def _empty(self, error: ServiceError, at_work: Sequence[Item] = ()) -> None:
         with self._changed:
-            left = self._at_work + self._schedule.clear()
-            self._at_work = []
+            left = [*at_work, *self._schedule.clear()]
         for item in left:
             if not item.ended:
                 item.fail(error)

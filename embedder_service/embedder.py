@@ -74,6 +74,7 @@ class Embedder:
         costs: Mapping[Tower, TowerCost],
         settings: EmbedderSettings,
         metrics: EmbedderMetrics,
+        workers: int = 1,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._tokenizer = tokenizer
@@ -81,14 +82,14 @@ class Embedder:
         self._dimension = dimension
         self._max_items = settings.max_items
         self._metrics = metrics
-        self.batcher = Batcher(backend, costs, settings.bulk_share, metrics)
+        self.batcher = Batcher(backend, costs, settings.bulk_share, metrics, workers)
         threads = settings.decode_threads or usable_cores()
         self._decoding = DecodePool(decoder, threads, settings.bulk_share, self.batcher.put, metrics)
         # Captions have a thread of their own, so that none stands behind hundreds of images.
         self._tokenisers = ThreadPoolExecutor(1, "tokenise")
         self._cache = TextCache(settings.text_cache_bytes)
         metrics.text_cache_bytes.set_function(lambda: self._cache.held_bytes)
-        self._forecast = Forecast(costs, settings.bulk_share, self.batcher, self._decoding)
+        self._forecast = Forecast(costs, settings.bulk_share, self.batcher, self._decoding, workers)
         self._admission = {
             tower: Admission(tower, settings.queue_limit, settings.queue_bytes, metrics) for tower in Tower
         }
@@ -130,13 +131,15 @@ class Embedder:
             answer,
         )
         if wanted:
-            with room or self._admitted_texts(cache, wanted, priority, deadline):
-                fresh = self._join(cache, wanted, answer, priority, deadline)
+            fresh = sum(cache.under_way(text) is None for text in wanted)
+            expected = self._forecast.expect(Tower.TEXT, priority, fresh) if fresh else _NOTHING_EXPECTED
+            with room or self._admitted(Tower.TEXT, priority, wanted, deadline, expected):
+                items = self._join(cache, wanted, answer, priority, deadline)
                 if not at_once:
-                    self._tokenisers.submit(self._tokenise, fresh)
-                elif fresh:
-                    self._tokenise(fresh)
-                await self._collect(answer)
+                    self._tokenisers.submit(self._tokenise, items)
+                elif items:
+                    self._tokenise(items)
+                await self._collect(answer, expected)
         return _embeddings(answer)
 
     async def embed_images(
@@ -155,13 +158,8 @@ class Embedder:
         """
         self._check(Tower.IMAGE, len(images), "images")
         answer = Answer(len(images), self._dimension, "images")
-        with room or self._admission[Tower.IMAGE].admit(
-            priority,
-            len(images),
-            self._held_bytes(Tower.IMAGE, images),
-            deadline - time.monotonic(),
-            self._forecast.expect(Tower.IMAGE, priority, len(images)),
-        ):
+        expected = self._forecast.expect(Tower.IMAGE, priority, len(images))
+        with room or self._admitted(Tower.IMAGE, priority, images, deadline, expected):
             if isinstance(images, np.ndarray):
                 items = [Item(Tower.IMAGE, priority, deadline, row=pixels) for pixels in images]
                 next_stage: Batcher | DecodePool = self.batcher
@@ -171,7 +169,7 @@ class Embedder:
             for position, item in enumerate(items):
                 answer.expect(item, position)
             next_stage.put(items)
-            await self._collect(answer)
+            await self._collect(answer, expected)
         return _embeddings(answer)
 
     def _check(self, tower: Tower, count: int, field_name: str) -> None:
@@ -204,14 +202,16 @@ class Embedder:
         self._metrics.looked_up("hit", hits)
         return wanted
 
-    def _admitted_texts(self, cache: TextCache, wanted: Collection[str], priority: Priority, deadline: float) -> Room:
-        fresh = sum(cache.under_way(text) is None for text in wanted)
-        return self._admission[Tower.TEXT].admit(
-            priority,
-            len(wanted),
-            self._held_bytes(Tower.TEXT, wanted),
-            deadline - time.monotonic(),
-            self._forecast.expect(Tower.TEXT, priority, fresh) if fresh else _NOTHING_EXPECTED,
+    def _admitted(
+        self,
+        tower: Tower,
+        priority: Priority,
+        items: Collection[str] | Sequence[bytes] | np.ndarray,
+        deadline: float,
+        expected: Expectation,
+    ) -> Room:
+        return self._admission[tower].admit(
+            priority, len(items), self._held_bytes(tower, items), deadline - time.monotonic(), expected
         )
 
     def _join(
@@ -256,11 +256,14 @@ class Embedder:
                 ready.append(item)
         self.batcher.put(ready)
 
-    async def _collect(self, answer: Answer) -> None:
+    async def _collect(self, answer: Answer, expected: Expectation) -> None:
         """Wait for the answer; when the caller goes away first, take out what nobody else waits for."""
+        began, answered = time.monotonic(), False
         try:
             await answer.whole()
+            answered = True
         finally:
+            self._forecast.observe(expected, time.monotonic() - began, answered=answered)
             for item in answer.leave():
                 if not self._decoding.withdraw(item):
                     self.batcher.withdraw(item)

@@ -6,6 +6,7 @@ Owns the names, labels and buckets. Knows nothing of who observes them.
 import math
 import time
 from collections.abc import Sequence
+from threading import Lock
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -121,16 +122,16 @@ class EmbedderMetrics:
         )
         self._device_busy_seconds = Counter(
             "eyebright_embedder_device_busy_seconds",
-            "Seconds that the device spent on forward passes.",
+            "Seconds spent on forward passes; passes side by side count each.",
             ("tower",),
             registry=registry,
         )
-        self._busy = BusyRatio()
+        self.busy = BusyRatio()
         Gauge(
             "eyebright_embedder_device_busy_ratio",
             "Share of the time of late (about the last 10 seconds) that the device spent on forward passes, 0 to 1.",
             registry=registry,
-        ).set_function(self._busy.now)
+        ).set_function(self.busy.now)
         self._text_cache_lookups = Counter(
             "eyebright_embedder_text_cache_lookups",
             "Captions looked up: hit (answered from the cache), shared (the same caption was under way), miss.",
@@ -175,7 +176,7 @@ class EmbedderMetrics:
 
     def begin_batch(self, batch: Sequence[Item], began: float) -> None:
         """A batch goes to the device, at ``began`` on time.monotonic()'s scale."""
-        self._busy.begin(began)
+        self.busy.begin(began)
         for item in batch:
             self._queue[item.priority, item.tower].observe(began - item.queued)
             self._embedded[item.priority, item.tower].inc()
@@ -191,32 +192,38 @@ class EmbedderMetrics:
 
     def end_batch(self, tower: Tower, began: float, ended: float) -> None:
         """The batch is done, in one pass or several."""
-        self._busy.end(ended)
+        self.busy.end(ended)
         self._busy_seconds[tower].inc(ended - began)
 
 
 class BusyRatio:
-    """Share of the time that something was at work, weighted by how long ago it was: the weight of a moment falls to
-    1/e in BUSY_SECONDS. One thread begins and ends; others may read.
+    """Share of the time of ``workers`` threads that they were at work, weighted by how long ago it was: the weight of a
+    moment falls to 1/e in BUSY_SECONDS.
     """
 
     def __init__(self) -> None:
-        self._state: tuple[float, float, bool] = 0.0, time.monotonic(), False
-        """The ratio, when that was, and whether work goes on since."""
+        self.workers = 1
+        self._lock = Lock()
+        self._state = 0.0, time.monotonic(), 0
+        """The ratio, when that was, and how many have been at work since."""
 
     def begin(self, now: float) -> None:
-        """Work begins, at ``now`` on time.monotonic()'s scale."""
-        self._state = self._at(now), now, True
+        """One begins, at ``now`` on time.monotonic()'s scale."""
+        self._change(now, 1)
 
     def end(self, now: float) -> None:
-        """Work ends."""
-        self._state = self._at(now), now, False
+        """One ends."""
+        self._change(now, -1)
 
     def now(self) -> float:
         """The ratio at this moment, 0 to 1."""
         return self._at(time.monotonic())
 
+    def _change(self, now: float, by: int) -> None:
+        with self._lock:
+            self._state = self._at(now), now, self._state[2] + by
+
     def _at(self, now: float) -> float:
         ratio, since, working = self._state
         kept = math.exp(-max(now - since, 0.0) / BUSY_SECONDS)
-        return ratio * kept + (1 - kept if working else 0.0)
+        return ratio * kept + (1 - kept) * working / self.workers

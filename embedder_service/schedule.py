@@ -91,8 +91,10 @@ class Schedule:
             lane.clear()
         return items
 
-    def next_turn(self, now: float) -> Turn | None:
-        """The next batch, as many items as wait up to the tower's limit; None when nothing waits."""
+    def next_turn(self, now: float, sharers: int = 1) -> Turn | None:
+        """The next batch, as many items as wait up to the tower's limit, or a fair part of them where several
+        ``sharers`` are free to take a batch each; None when nothing waits.
+        """
         if (priority := self._next_class()) is None:
             return None
         tower = self._next_tower(priority)
@@ -100,7 +102,8 @@ class Schedule:
         batch: list[Item] = []
         expired: list[Item] = []
         cost = self._costs[tower]
-        self._draw(priority, tower, cost.batch_limit, now, batch, expired)
+        part = -(-self.waiting(tower, priority) // sharers)
+        self._draw(priority, tower, min(part, cost.batch_limit), now, batch, expired)
         if priority is Priority.BULK:
             self._draw(Priority.INTERACTIVE, tower, cost.batch_limit, now, batch, expired)
         elif batch and len(batch) < cost.batch_limit and self._lanes[Priority.BULK, tower]:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from grpc import aio
@@ -25,6 +26,7 @@ from embedder_service.embedder import Embedder
 from embedder_service.golden import LEAST_COSINE
 from embedder_service.images import ImageDecoder
 from embedder_service.metrics import EmbedderMetrics
+from embedder_service.parallelism import choose_workers
 from embedder_service.servicer import SERVICE_NAME, EmbedderServicer, register
 from embedder_service.settings import EmbedderSettings
 from embedder_service.sweep import sweep
@@ -65,7 +67,7 @@ class EmbedderService:
         # the cores, the device thread's no longer spin while they wait, which a small batch notices.
         with ThreadPoolExecutor(1, "load") as loader:
             loading = asyncio.get_running_loop().run_in_executor(loader, self._load)
-            checkpoint, backend, costs, cases = await loading
+            checkpoint, backend, costs, workers, cases = await loading
         settings = self._settings
         self._embedder = Embedder(
             checkpoint.tokenizer,
@@ -75,6 +77,7 @@ class EmbedderService:
             costs,
             settings,
             self._metrics,
+            workers,
         )
         await self._watch(self._embedder, cases, LEAST_COSINE[backend.precision], lifecycle)
         servicer = EmbedderServicer(self._embedder, to_model(checkpoint, backend, settings), settings.stream_window)
@@ -134,7 +137,7 @@ class EmbedderService:
         if self._embedder is not None:
             await self._embedder.stop()
 
-    def _load(self) -> tuple[Checkpoint, Backend, dict[Tower, TowerCost], dict[Tower, Case]]:
+    def _load(self) -> tuple[Checkpoint, Backend, dict[Tower, TowerCost], int, dict[Tower, Case]]:
         settings = self._settings
         if (commit := self._files.revision) and commit != settings.revision:
             _logger.warning(
@@ -142,7 +145,7 @@ class EmbedderService:
             )
         towers = tuple(Tower) if settings.towers == "both" else (Tower(settings.towers),)
         checkpoint = load_checkpoint(self._files, settings.max_text_bytes, towers)
-        threads = settings.torch_threads or usable_cores()
+        threads = settings.torch_threads or max(usable_cores() // max(settings.workers, 1), 1)
         try:
             backend = TorchBackend(
                 checkpoint.towers, checkpoint.preprocessing, settings.device, threads, settings.precision
@@ -154,16 +157,27 @@ class EmbedderService:
         decoder = ImageDecoder(checkpoint.preprocessing, _CANARY_LIMIT, _CANARY_LIMIT)
         reference = ReferenceBackend(checkpoint.towers, checkpoint.preprocessing)
         cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, reference)
-        return checkpoint, backend, _warm_up(backend, checkpoint, settings), cases
+        rows = _specimens(checkpoint)
+        workers = settings.workers or 1
+        if settings.device == "cpu" and not (settings.workers or settings.torch_threads):
+            passes = [partial(backend.forward, tower, rows[tower][None]) for tower in backend.towers]
+            workers = choose_workers(backend.set_threads, passes, usable_cores())
+        return checkpoint, backend, _warm_up(backend, checkpoint, rows, settings), workers, cases
 
 
-def _warm_up(backend: Backend, checkpoint: Checkpoint, settings: EmbedderSettings) -> dict[Tower, TowerCost]:
-    """What each tower that is loaded costs, measured. Raises CheckpointError when a vector is not of length 1."""
+def _specimens(checkpoint: Checkpoint) -> dict[Tower, np.ndarray]:
+    """A row for each tower. Raises CheckpointError when there is none."""
     side = checkpoint.preprocessing.size
     caption = checkpoint.tokenizer.tokenise(["a photo"], "texts")[0]
     if isinstance(caption, Exception):
         raise CheckpointError(f"{checkpoint.name}: the tokenizer refuses 'a photo': {caption}")
-    rows = {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
+    return {Tower.TEXT: caption.token_ids, Tower.IMAGE: np.full((side, side, 3), 127, np.uint8)}
+
+
+def _warm_up(
+    backend: Backend, checkpoint: Checkpoint, rows: Mapping[Tower, np.ndarray], settings: EmbedderSettings
+) -> dict[Tower, TowerCost]:
+    """What each tower that is loaded costs, measured. Raises CheckpointError when a vector is not of length 1."""
     limit = settings.batch_limit
     sizes = [size for size in settings.warm_up_sizes if size <= limit] or [limit]
     costs = {}

@@ -98,7 +98,12 @@ class EmbedderSettings(ServiceSettings):
     """Largest caption, in bytes of UTF-8, 1 to 1 MiB."""
 
     torch_threads: int = Field(0, ge=0, le=1024)
-    """Threads of one forward pass on the CPU, 1 to 1,024; 0 takes one for each core this process may use."""
+    """Threads of one forward pass on the CPU, 1 to 1,024; 0 shares the cores this process may use among the passes that
+    run side by side."""
+
+    workers: int = Field(0, ge=0, le=64)
+    """Forward passes that run side by side, 1 to 64; 0 measures on a CPU whether several on fewer cores each do better,
+    as they do with small models, unless torch_threads is set."""
 
     decode_threads: int = Field(0, ge=0, le=1024)
     """Images decoded at a time, 1 to 1,024; 0 takes one for each core this process may use."""

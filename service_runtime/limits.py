@@ -14,6 +14,9 @@ _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 60_000, 20_000
 _PING_MS = 300_000
 """How often a client may ask the same; one that asks more often loses its connection. The SDK asks every 330 s."""
 
+_READ_AHEAD_BYTES = 1024 * 1024
+"""Of each stream, beside the message that is asked for."""
+
 _IDENTITY_ONLY = 1
 """The set of compressions taken: none. A compressed message may become a thousand times its size, and vectors and
 pictures don't get smaller."""
@@ -27,6 +30,10 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         # A second process on the same port would answer half of the calls.
         ("grpc.so_reuseport", 0),
+        # Not what gRPC takes the connection to be good for: with large messages that came to 80 MB a stream, held for
+        # callers that are being made to wait.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _READ_AHEAD_BYTES),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),

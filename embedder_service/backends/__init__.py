@@ -30,7 +30,7 @@ class OutOfMemory(Exception):
 
 
 class Backend(Protocol):
-    """Runs one tower or both on one device. Called from one thread at a time."""
+    """Runs one tower or both on one device. May be called from several threads at a time."""
 
     device: str
     """Where it runs, e.g. ``cpu`` or ``cuda:0``."""

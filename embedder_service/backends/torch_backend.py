@@ -53,6 +53,10 @@ class TorchBackend:
         self.pixel_values = PixelValues(preprocessing, device)
         """(n, size, size, 3) uint8 -> (n, 3, size, size) float32."""
 
+    def set_threads(self, threads: int) -> None:
+        """Have a pass on the CPU take so many threads, in whatever thread its first pass runs from now on."""
+        torch.set_num_threads(threads)
+
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
         with _out_of_memory_translated(), torch.inference_mode():

@@ -180,6 +180,53 @@ def test_an_unknown_element_type_fails_the_request(stub: EmbedderServiceStub) ->
         stub.EmbedTexts(messages.EmbedTextsRequest(texts=["a dog"], element_type=9))  # type: ignore[arg-type]
 
 
+def test_an_unknown_priority_fails_the_request(stub: EmbedderServiceStub) -> None:
+    texts = messages.EmbedTextsRequest(texts=["a dog"], priority=9)  # type: ignore[arg-type]
+    images = messages.EmbedImagesRequest(images=[encoded(photo(8, 8))], priority=9)  # type: ignore[arg-type]
+    for call, request in (
+        (stub.EmbedTexts, texts),
+        (stub.EmbedImages, images),
+        (lambda batch: next(stub.EmbedStream(iter([batch]))), messages.EmbedStreamRequest(texts=texts)),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "priority: expected a Priority, 0 to 2, not 9"
+
+
+@pytest.mark.parametrize(
+    ("priority", "streamed", "expected"),
+    [
+        (messages.PRIORITY_UNSPECIFIED, False, "interactive"),
+        (messages.PRIORITY_UNSPECIFIED, True, "bulk"),
+        (messages.PRIORITY_BULK, False, "bulk"),
+        (messages.PRIORITY_INTERACTIVE, True, "interactive"),
+    ],
+    ids=["a call", "a stream", "a bulk call", "an interactive stream"],
+)
+def test_the_priority_is_what_the_request_says_or_its_way_implies(
+    stub: EmbedderServiceStub, sample: Sample, priority: messages.Priority, streamed: bool, expected: str
+) -> None:
+    images = messages.EmbedImagesRequest(images=[encoded(photo(64, 64))], priority=priority)
+    name = "eyebright_embedder_items_total"
+    before = sample(name, tower="image", priority=expected)
+    if streamed:
+        list(stub.EmbedStream(iter([messages.EmbedStreamRequest(images=images)])))
+    else:
+        stub.EmbedImages(images)
+    assert sample(name, tower="image", priority=expected) == before + 1
+
+
+def test_a_caption_asked_again_is_answered_from_the_cache(stub: EmbedderServiceStub, sample: Sample) -> None:
+    first = stub.EmbedTexts(messages.EmbedTextsRequest(texts=["a cat that nobody asked for yet", "dog " * 201]))
+    before = sample("eyebright_embedder_items_total", tower="text")
+    again = stub.EmbedTexts(messages.EmbedTextsRequest(texts=[" A CAT that nobody  asked for yet ", "dog " * 201]))
+    np.testing.assert_array_equal(decode_vectors(again.vectors), decode_vectors(first.vectors))
+    assert (list(again.truncated), again.timings.forward_seconds) == ([1], 0)
+    assert sample("eyebright_embedder_items_total", tower="text") == before
+    assert sample("eyebright_embedder_text_cache_lookups_total", result="hit") >= 2
+
+
 def test_timings_fit_into_the_call_and_the_histograms(stub: EmbedderServiceStub, sample: Sample) -> None:
 
     def seconds() -> dict[str, float]:

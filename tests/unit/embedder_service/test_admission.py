@@ -94,10 +94,10 @@ def test_giving_back_twice_is_harmless() -> None:
 def test_what_would_come_too_late_is_refused_with_a_time_to_come_again() -> None:
     gate = Gate()
     with pytest.raises(ResourceExhausted, match="expected in 6 s; the caller waits for 5 s") as caught:
-        gate.admit(1, remaining=5.0, expected=Expectation(4.0, 2.0))
+        gate.admit(1, remaining=5.0, expected=Expectation(4.0, 2.0, margin=1.2))
     assert caught.value.retry_after_seconds == pytest.approx(6 * 1.2 - 5)
     assert gate.rejected("deadline") == 1
-    gate.admit(1, remaining=7.5, expected=Expectation(4.0, 2.0)).release()
+    gate.admit(1, remaining=7.5, expected=Expectation(4.0, 2.0, margin=1.2)).release()
 
 
 def test_with_nothing_ahead_a_call_is_let_in_whatever_is_expected() -> None:
