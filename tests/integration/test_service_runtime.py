@@ -79,7 +79,9 @@ async def test_one_log_line_a_call(channel: aio.Channel, caplog: pytest.LogCaptu
         await _method(channel, "Echo")(b"x", metadata=(("x-request-id", "seen"),))
         with pytest.raises(aio.AioRpcError):
             await _method(channel, "Refuse")(b"12345")
-    lines = [record for record in caplog.records if record.message == "call"]
+        async with asyncio.timeout(10):  # the caller may have its answer before the line is written
+            while len(lines := [record for record in caplog.records if record.message == "call"]) < 2:
+                await asyncio.sleep(0.001)
     assert [(line.method, line.code) for line in lines] == [("Echo", "OK"), ("Refuse", "INVALID_ARGUMENT")]  # type: ignore[attr-defined]
     assert lines[0].request_id == "seen"  # type: ignore[attr-defined]
     assert "not 5" in lines[1].status_message  # type: ignore[attr-defined]
