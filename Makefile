@@ -55,7 +55,9 @@ test-operations: setup ## Run the deployment tests in their long form: each imag
 images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
 	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s
 
-bench: setup ## Measure the index engine (about an hour, 20 GB of disk); write docs/results and the plots.
+bench: setup ## Measure the embedder and the index engine (over an hour, 25 GB of disk); write docs/results and the plots.
+	$(BIN)/python -m benchmarks.towers --output docs/results/embedder.md
+	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000 $(BIN)/python -m benchmarks.embedder --work $(BENCH) --output docs/results/embedder.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md --scenes --rows 100000
 	$(BIN)/python -m benchmarks.growth --work $(BENCH) --output docs/results/engine.md --picture docs/images/growth.png

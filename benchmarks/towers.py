@@ -103,7 +103,7 @@ def _rates(backend: Backend, tower: Tower, rows: np.ndarray) -> tuple[int, float
     batch = np.resize(rows, (size, *rows.shape[1:]))
     flops, seconds = 0.0, float("inf")
     for _ in range(_ROUNDS):
-        flops = max(flops, _gflops(backend.precision))
+        flops = max(flops, gflops(backend.precision))
         seconds = min(seconds, _timed(backend, tower, batch))
     return size, size / seconds, flops
 
@@ -127,7 +127,7 @@ def _costs(precisions: Sequence[Precision]) -> str:
     return f"{title}\n\n{_table(lines)}"
 
 
-def _gflops(precision: Precision) -> float:
+def gflops(precision: Precision) -> float:
     """Of the quickest of a few matrix products, by what multiplies quickest here."""
     dtype = DTYPES[precision]
     best = 0.0
