@@ -1,8 +1,8 @@
 """``make requirements``: writes what each image installs, every file with its exact version and hashes.
 
 Owns which extras of the project go into which image. Versions come from constraints.txt, hashes from the package index;
-uv resolves, for CPython 3.11 on Linux. torch is kept apart from what the embedder needs beside it: its CPU build
-comes from PyTorch's own index: requirements-torch-cpu.txt is written by hand, from what that index states.
+uv resolves, for CPython 3.11 on Linux. torch is kept apart from what the embedder needs beside it: its CPU build comes
+from PyTorch's own index, and requirements-torch-cpu.txt is written by hand, from what that index states.
 """
 
 import subprocess

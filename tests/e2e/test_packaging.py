@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from eyebright_client import Client
 
 from tests.e2e.conftest import Environment
 from tests.e2e.environments import installed_bytes
@@ -74,6 +75,19 @@ for name in ("torch", "faiss", "pydantic", "PIL"):
         assert refused.returncode != 0
         (line,) = refused.stderr.splitlines()
         assert line.endswith(f'pip install "eyebright[{extra}]"')
+
+
+def test_the_command_runs_from_its_extra_alone(environment: Environment, index: RunningService, tmp_path: Path) -> None:
+    python = environment("cli")
+    missing = subprocess.run([python, "-c", "import PIL"], capture_output=True, check=False, cwd=tmp_path)
+    assert missing.returncode != 0, "PIL can be imported: this environment proves nothing"
+    with Client(None, index.address, collection="from-cli") as client:
+        client.create_collection(dimension=3, fingerprint="a" * 64)
+        stated = _run(
+            python, "-m", "eyebright_cli", "stats", "-c", "from-cli", "--index", index.address, folder=tmp_path
+        )
+        client.delete_collection()
+    assert "from-cli" in stated
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from html import escape
 
 from eyebright_client import Hit, SearchResult
 
-from eyebright_cli.demo.queries import DemoQuery
+from eyebright_cli.demo.query import DemoQuery
 from eyebright_cli.presentation import evidence_line, stages_line
 
 _STYLE = """

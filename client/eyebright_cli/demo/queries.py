@@ -1,25 +1,15 @@
 """What the demo asks: words, and pictures of the gallery that were altered.
 
-Owns the queries and which pictures are right answers. Knows no service.
+Owns the queries and which pictures are right answers. Knows no service. Needs Pillow.
 """
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from PIL import Image
 
 from eyebright_cli.demo.gallery import Picture
-
-
-@dataclass(frozen=True, slots=True)
-class DemoQuery:
-    """A query: words, or an encoded picture with ``words`` as its title. ``right``: keys of pictures that answer it."""
-
-    words: str
-    picture: bytes | None
-    right: frozenset[str]
-
+from eyebright_cli.demo.query import DemoQuery
 
 BY_LABEL = {
     "a rocket in space": "rocket",

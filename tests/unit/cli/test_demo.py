@@ -7,7 +7,8 @@ from eyebright_cli.demo.command import Measured
 from eyebright_cli.demo.contact_sheet import Finding, contact_sheet
 from eyebright_cli.demo.evaluation import LabelRecall
 from eyebright_cli.demo.gallery import Picture, gallery_tar, read_gallery
-from eyebright_cli.demo.queries import BY_LABEL, BY_PICTURE, BY_TAG, DemoQuery, demo_queries
+from eyebright_cli.demo.queries import BY_LABEL, BY_PICTURE, BY_TAG, demo_queries
+from eyebright_cli.demo.query import DemoQuery
 from eyebright_client import Evidence, Record, SearchResult
 from PIL import Image
 
