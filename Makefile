@@ -46,8 +46,9 @@ test-faiss-side:
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/conformance tests/recall tests/e2e
 
-test-faults: setup ## Run the fault tests in their long form, and snapshots through a real S3 server.
+test-faults: setup ## Run the fault tests and the storm of pictures in their long form, and snapshots through a real S3 server.
 	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
+	$(BIN)/python -m pytest -q tests/integration/embedder_service -m long -s
 
 test-operations: setup ## Run the deployment tests in their long form: each image's environment, and the images themselves.
 	$(BIN)/python -m pytest -q tests/deploy -m long -s

@@ -17,8 +17,13 @@ from embedder_service.items import Item, Priority
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.schedule import BulkFloor
 from service_runtime.errors import DeadlineExceeded, InvalidArgument, ServiceError, Unavailable
+from service_runtime.memory import give_memory_back
 
 _logger = logging.getLogger("eyebright.embedder.decoding")
+
+_TIDY_SECONDS = 5.0
+"""How often freed memory is given back while images come. Files and pictures of all sizes, in many threads, would keep
+100 MB of it after a few thousand."""
 
 _WEIGHT = 0.05
 """Of the newest image in the average time of one."""
@@ -47,6 +52,7 @@ class DecodePool:
         self._changed = Condition()
         self._stopping = False
         self._image_seconds = 0.0
+        self._tidied = time.monotonic()
         for priority, lane in self._lanes.items():
             metrics.decode_queue_items.labels(priority).set_function(lane.__len__)
         self._threads = [Thread(target=self._run, name=f"decode-{i}", daemon=True) for i in range(threads)]
@@ -96,6 +102,13 @@ class DecodePool:
     def _run(self) -> None:
         while (item := self._take()) is not None:
             self._decode(item)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        now = time.monotonic()
+        if now - self._tidied > _TIDY_SECONDS:
+            self._tidied = now
+            give_memory_back()
 
     def _take(self) -> Item | None:
         interactive, bulk = self._lanes[Priority.INTERACTIVE], self._lanes[Priority.BULK]

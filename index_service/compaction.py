@@ -15,7 +15,8 @@ from index_service.index_config import INDEX_FROM_ROWS
 from index_service.metrics import CompactionWork, IndexMetrics
 from index_service.recipes import CODE_RECIPES, EXACT, FASTSCAN, Build
 from index_service.segment import SegmentView
-from index_service.workers import LOWEST_PRIORITY, give_memory_back, step_behind
+from index_service.workers import LOWEST_PRIORITY, step_behind
+from service_runtime.memory import give_memory_back
 
 SEAL_ROWS = 16_384
 """Rows of a shard that are kept in memory before they are put into a segment, unless said otherwise."""

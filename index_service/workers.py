@@ -5,7 +5,6 @@ OpenMP thread each, so that searches share the cores instead of fighting for the
 disk.
 """
 
-import ctypes
 import os
 import sys
 import threading
@@ -26,7 +25,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _of_thread = threading.local()
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def step_behind(priority: int = LOWEST_PRIORITY) -> None:
@@ -34,12 +32,6 @@ def step_behind(priority: int = LOWEST_PRIORITY) -> None:
     prepare_worker()
     if sys.platform == "linux":  # where threads have priorities of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority)
-
-
-def give_memory_back() -> None:
-    """Return what was freed to the system, where glibc would keep hundreds of megabytes of it after a merge."""
-    if _trim is not None:
-        _trim(0)
 
 
 class Workers:

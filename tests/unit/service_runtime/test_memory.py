@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from service_runtime.memory import limit_bytes, resident_bytes
+from service_runtime.memory import give_memory_back, limit_bytes, resident_bytes
 
 GIB = 1024**3
 
@@ -69,3 +69,13 @@ def test_without_a_limit_it_is_the_machines_memory(proc: Path, groups: Path) -> 
 def test_where_nothing_is_known_nothing_is_said(tmp_path: Path) -> None:
     assert resident_bytes(tmp_path) == {}
     assert limit_bytes(tmp_path, tmp_path) is None
+
+
+def test_freed_memory_is_given_back() -> None:
+    pieces = [b"x" * (100_000 + row) for row in range(1_000)]  # small enough for glibc to keep
+    held = resident_bytes()["anonymous"]
+    last = pieces.pop()  # keeps the top of the heap in use
+    pieces.clear()
+    give_memory_back()
+    assert resident_bytes()["anonymous"] < held - 80_000_000
+    assert last
