@@ -23,6 +23,8 @@ class Precision(StrEnum):
     """The reference."""
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"
+    """Products alone, of bytes; what lies between them is kept in bf16, or in fp32 where the CPU has no bf16."""
 
 
 class OutOfMemory(Exception):

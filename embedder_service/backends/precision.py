@@ -7,8 +7,7 @@ import torch
 
 from embedder_service.backends import Precision
 
-DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-"""What the numbers between the layers are kept in."""
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
 AUTO = "auto"
 
@@ -26,14 +25,31 @@ def choose_precision(asked: str, device: str, width: int) -> Precision:
     if asked == AUTO:
         return _best_on_cpu(width) if cpu else _best_on_gpu(device)
     precision = Precision(asked)
+    if precision is Precision.INT8 and not (cpu and _multiplies_bytes()):
+        raise ValueError("expected precision auto, fp32 or bf16, not int8: it is for CPUs with VNNI or AMX")
     if cpu and precision is Precision.FP16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
         raise ValueError("this processor has no products in fp16: expected precision auto, fp32 or bf16, not fp16")
     return precision
 
 
+def number_type(precision: Precision) -> torch.dtype:
+    """What the numbers between the products are kept in."""
+    if precision is Precision.INT8:
+        return torch.bfloat16 if _multiplies_bf16() else torch.float32
+    return _DTYPES[precision]
+
+
+def _multiplies_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _multiplies_bytes() -> bool:
+    """Without one of these, products of bytes saturate at 16 bits."""
+    return torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def _best_on_cpu(width: int) -> Precision:
-    quick = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return Precision.BF16 if quick and width >= _BF16_FROM_WIDTH else Precision.FP32
+    return Precision.BF16 if _multiplies_bf16() and width >= _BF16_FROM_WIDTH else Precision.FP32
 
 
 def _best_on_gpu(device: str) -> Precision:

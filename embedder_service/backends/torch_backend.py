@@ -14,7 +14,7 @@ from torch.nn import functional
 from embedder_service.backends import OutOfMemory, Precision, Tower
 from embedder_service.backends.linear import linear_maker
 from embedder_service.backends.pixel_values import PixelValues
-from embedder_service.backends.precision import DTYPES, choose_precision
+from embedder_service.backends.precision import choose_precision, number_type
 from embedder_service.backends.siglip import ImageTower, TextTower
 from embedder_service.images import Preprocessing
 
@@ -45,8 +45,9 @@ class TorchBackend:
         self.towers = tuple(towers)
         width = max(model.config.hidden_size for model in towers.values())
         self.precision = choose_precision(precision, device, width)
-        dtype = DTYPES[self.precision]
-        make = linear_maker(dtype, device)
+        dtype = number_type(self.precision)
+        self._one_by_one = self.precision is Precision.INT8  # see QuantisedLinear
+        make = linear_maker(dtype, device, quantised=self._one_by_one)
         kinds: dict[Tower, type[TextTower | ImageTower]] = {Tower.TEXT: TextTower, Tower.IMAGE: ImageTower}
         with torch.inference_mode():
             self._towers = {tower: kinds[tower](model, make, dtype, device) for tower, model in towers.items()}
@@ -61,9 +62,13 @@ class TorchBackend:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
         with _out_of_memory_translated(), torch.inference_mode():
             rows = torch.from_numpy(batch).to(self.device)
-            pooled = self._towers[tower](rows if tower is Tower.TEXT else self.pixel_values(rows))
+            parts = rows.split(1) if self._one_by_one else (rows,)
+            pooled = torch.cat([self._pooled(tower, part) for part in parts])
             vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
             return vectors
+
+    def _pooled(self, tower: Tower, rows: torch.Tensor) -> torch.Tensor:
+        return self._towers[tower](rows if tower is Tower.TEXT else self.pixel_values(rows))
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")

@@ -85,7 +85,7 @@ async def test_a_tower_alone_refuses_what_needs_the_other(tmp_path: Path, loaded
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("precision", "difference"), [("fp32", 1e-6), ("bf16", 1e-3)])
+@pytest.mark.parametrize(("precision", "difference"), [("fp32", 1e-6), ("bf16", 1e-3), ("int8", 1e-2)])
 async def test_the_precision_asked_for_is_served_and_said(tmp_path: Path, precision: str, difference: float) -> None:
     folder = write_checkpoint(tmp_path, "siglip2")
     async with serving(folder, CollectorRegistry(), precision=precision) as stub:
