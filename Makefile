@@ -59,6 +59,7 @@ images-check: setup ## Build the images without Docker and search in them (as ro
 bench: setup ## Measure the embedder and the index engine (over an hour, 25 GB of disk); write docs/results and the plots.
 	$(BIN)/python -m benchmarks.towers --output docs/results/embedder.md
 	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000 $(BIN)/python -m benchmarks.embedder --work $(BENCH) --output docs/results/embedder.md
+	$(BIN)/python -m benchmarks.traps --output docs/embedding.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md --scenes --rows 100000
 	$(BIN)/python -m benchmarks.growth --work $(BENCH) --output docs/results/engine.md --picture docs/images/growth.png

@@ -40,6 +40,7 @@ from embedder_service.images import ImageDecoder
 from embedder_service.sweep import sweep
 from service_runtime.cores import usable_cores
 from tests.conformance.families import FAMILIES
+from tests.integration.embedder_service.weather import weather
 from tests.processes import RunningService, running_service
 
 BASE, LARGE, DEMO = "siglip-base-patch16-224", "siglip-so400m-patch14-384", "demo"
@@ -416,6 +417,23 @@ async def overload(bench: Bench, seconds: float, times: float = 4.0, deadline: f
     )
 
 
+def hostile(bench: Bench, count: int = 2_000) -> None:
+    """A storm of pictures that nobody means well, mixed with good ones."""
+    seed = random.SystemRandom().randrange(2**32)
+    with running_service("embedder_service", bench.work / "logs", "--log-level", "error") as service:
+        outcome = weather(service.address, service.process.pid, seed, count)
+        ended = service.process.poll() is not None
+    bench.add(
+        f"a storm of {count:,} pictures, seed {seed}: good ones not right, or bad ones not refused by name",
+        f"{len(outcome.wrong)}{', and the service ended' * ended}",
+        f"{outcome.embedded} embedded, {outcome.refused} refused",
+        Goal(0),
+        len(outcome.wrong) + ended,
+    )
+    grown = outcome.grown_bytes / 1e6
+    bench.add("the server's memory (RssAnon), after the storm against before", f"{grown:+.0f} MB", "", Goal(100), grown)
+
+
 def main(
     work: Annotated[Path, typer.Option(help="Folder for checkpoints of random weights (3.2 GB, kept) and logs.")],
     output: Annotated[Path | None, typer.Option(help="Markdown file to put the table into.")] = None,
@@ -432,6 +450,7 @@ def main(
     asyncio.run(texts(bench))
     asyncio.run(small_tower(bench))
     asyncio.run(overload(bench, seconds))
+    hostile(bench)
     title = (
         f"The embedder over gRPC; {machine('torch')}; random weights of the published shapes, and the demo checkpoint"
     )
