@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -49,7 +49,6 @@ def _serve(arguments: list[str]) -> int:
     from embedder_service.service import EmbedderService
 
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
     return asyncio.run(serve(EmbedderService(files, settings, registry), settings, registry))
 
 

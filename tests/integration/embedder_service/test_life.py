@@ -57,7 +57,9 @@ def test_metrics_are_prometheus_and_complete(embedder: RunningService, stub: Emb
     stub.EmbedTexts(messages.EmbedTextsRequest(texts=[""]))
     stub.EmbedImages(messages.EmbedImagesRequest(images=[encoded(photo(64, 64)), b"nothing"]))
     with urlopen(f"{embedder.metrics_url}/metrics", timeout=10) as answer:
-        families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+        told = list(text_string_to_metric_families(answer.read().decode()))
+    families = {family.name: family for family in told}
+    assert len(families) == len(told), "each metric stands there once"
     for stage in ("decode", "tokenise", "queue", "forward"):
         family = families[f"eyebright_embedder_{stage}_seconds"]
         assert family.type == "histogram"
