@@ -19,6 +19,7 @@ from eyebright_cli.doctor.examination import (
     TowerName,
     check_same,
     cosines,
+    health_check,
 )
 from eyebright_cli.doctor.golden import Golden
 from eyebright_cli.doctor.specimens import (
@@ -34,13 +35,6 @@ from eyebright_cli.doctor.specimens import (
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _LENGTH_TOLERANCE = 1e-3
 _ROUNDS = 3
-
-
-def _health(subject: Subject) -> str:
-    status = subject.client.health("embedder")
-    if status != "serving":
-        raise CheckFailed(f"expected status serving, not {status}")
-    return status
 
 
 def _model(subject: Subject) -> str:
@@ -214,7 +208,7 @@ _ONE_FOR_ALL = "Different items get one vector: weights that were not loaded, or
 _RANDOM = "The model is not in evaluation mode (dropout), or requests get each other's results"
 
 EMBEDDER_CHECKS: tuple[Check, ...] = (
-    Check("health", _health, "It starts, stops, or is ill: its log and /readyz say why"),
+    health_check("health", "embedder"),
     Check(
         "model stated",
         _model,

@@ -1,6 +1,6 @@
 """The embedder that is examined, and how a check becomes a finding.
 
-Owns how vectors are asked for and compared, and how close is close enough. Knows no single check.
+Owns how vectors are asked for and compared, how close is close enough, and the one check that every service has.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,6 +80,18 @@ class Check:
     """What it likely means when it fails."""
     tower: TowerName | None = None
     """The tower it needs."""
+
+
+def health_check(name: str, service: Literal["embedder", "index"]) -> Check:
+    """Whether a service says that it serves."""
+
+    def look(subject: Subject) -> str:
+        status = subject.client.health(service)
+        if status != "serving":
+            raise CheckFailed(f"expected status serving, not {status}")
+        return status
+
+    return Check(name, look, "It starts, stops, or is ill: its log and /readyz say why")
 
 
 @dataclass(frozen=True, slots=True)

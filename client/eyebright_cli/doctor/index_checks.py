@@ -5,16 +5,9 @@ Owns the checks and what a failure of each likely means.
 
 from eyebright_client import Collection
 
-from eyebright_cli.doctor.examination import Check, CheckFailed, NotChecked, Subject
+from eyebright_cli.doctor.examination import Check, CheckFailed, NotChecked, Subject, health_check
 
 _NAMED = 3
-
-
-def _health(subject: Subject) -> str:
-    status = subject.client.health("index")
-    if status != "serving":
-        raise CheckFailed(f"expected status serving, not {status}")
-    return status
 
 
 def _fingerprints(subject: Subject) -> str:
@@ -41,7 +34,7 @@ def _judged(subject: Subject) -> tuple[Collection, ...]:
 
 
 INDEX_CHECKS: tuple[Check, ...] = (
-    Check("index: health", _health, "It starts, stops, or is ill: its log and /readyz say why"),
+    health_check("index: health", "index"),
     Check(
         "index: collections",
         _fingerprints,
