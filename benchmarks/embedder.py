@@ -10,7 +10,6 @@ import itertools
 import json
 import random
 import statistics
-import tarfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ import torch
 import typer
 from eyebright.embedder.v1 import embedder_service_pb2 as messages
 from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
+from eyebright_cli.demo.gallery import gallery_tar, read_gallery
 from PIL import Image
 from rich.console import Console
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
@@ -39,13 +39,13 @@ from embedder_service.checkpoint_files import DEMO_FOLDER, find_checkpoint
 from embedder_service.images import ImageDecoder
 from embedder_service.sweep import sweep
 from service_runtime.cores import usable_cores
+from service_runtime.memory import resident_bytes
 from tests.conformance.families import FAMILIES
 from tests.integration.embedder_service.weather import weather
 from tests.processes import RunningService, running_service
 
 BASE, LARGE, DEMO = "siglip-base-patch16-224", "siglip-so400m-patch14-384", "demo"
 
-_GALLERY = Path(__file__).parents[1] / "client/eyebright_cli/demo_gallery/noto.tar"
 _LARGE_MESSAGES = [("grpc.max_send_message_length", 64 << 20), ("grpc.max_receive_message_length", 64 << 20)]
 _CALLERS = 8
 _DECODE_LIMITS = (20 << 20, 64_000_000)
@@ -131,10 +131,9 @@ class Served:
         """Embed a caption."""
         await self.stub.EmbedTexts(messages.EmbedTextsRequest(texts=[text]))
 
-    def resident_bytes(self) -> int:
-        """Of the server's process."""
-        status = Path(f"/proc/{self.service.process.pid}/status").read_text("utf-8")
-        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")))
+    def anonymous_bytes(self) -> int:
+        """Resident memory of the server's process that is not a file's (RssAnon)."""
+        return resident_bytes(process=self.service.process.pid)["anonymous"]
 
 
 @asynccontextmanager
@@ -164,9 +163,8 @@ def photographs(count: int, seed: int = 1) -> list[bytes]:
 
 def gallery() -> list[bytes]:
     """The encoded pictures of the demo gallery."""
-    with tarfile.open(_GALLERY) as tar:
-        members = [member for member in tar if member.name.endswith((".png", ".webp", ".jpg"))]
-        return [file.read() for member in members if (file := tar.extractfile(member)) is not None]
+    with gallery_tar() as tar:
+        return [picture.png for picture in read_gallery(tar).values()]
 
 
 def captions(seed: int) -> Iterator[str]:
@@ -381,7 +379,7 @@ async def overload(bench: Bench, seconds: float, times: float = 4.0, deadline: f
 
         calls: set[asyncio.Task[None]] = set()
         at, ends = time.perf_counter(), time.perf_counter() + seconds
-        memory = [server.resident_bytes()]
+        memory = [server.anonymous_bytes()]
         while at < ends:
             at += draw.expovariate(times * capacity)
             await asyncio.sleep(max(at - time.perf_counter(), 0))
@@ -389,9 +387,9 @@ async def overload(bench: Bench, seconds: float, times: float = 4.0, deadline: f
             calls.add(task)
             task.add_done_callback(calls.discard)
             if at - ends > -seconds / 2 and len(memory) == 1:
-                memory.append(server.resident_bytes())
+                memory.append(server.anonymous_bytes())
         await asyncio.gather(*calls)
-        memory.append(server.resident_bytes())
+        memory.append(server.anonymous_bytes())
     goodput = counted.answered / seconds
     bench.add(
         f"{times:g} times the capacity for {seconds:.0f} s: answered in time, of the capacity",

@@ -24,6 +24,8 @@ from eyebright.index.v1 import collection_pb2, filter_pb2, optimize_pb2, record_
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import encode_vectors
 
+from service_runtime.memory import resident_bytes
+
 COLLECTION = "benchmark"
 _FINGERPRINT = "be" * 32
 _MESSAGE_BYTES = 64 * 1024 * 1024
@@ -212,8 +214,7 @@ class IndexServer:
 
     def anonymous_bytes(self) -> int:
         """Resident memory that is not a file's (RssAnon)."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.split("RssAnon:")[1].split()[0]) * 1024
+        return resident_bytes(process=self._process.pid)["anonymous"]
 
 
 @dataclass(frozen=True, slots=True)

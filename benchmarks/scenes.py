@@ -6,7 +6,6 @@ Owns composing them. It runs in a process of its own, for torch and FAISS don't 
 
 import io
 import os
-import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -15,6 +14,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from eyebright_cli.demo.gallery import gallery_tar, read_gallery
 from PIL import Image, ImageDraw
 from rich.progress import track
 
@@ -25,7 +25,6 @@ from embedder_service.checkpoint_files import DEMO, find_checkpoint
 from embedder_service.images import ImageDecoder
 from embedder_service.texts import TokenisedCaption
 
-_GALLERY = Path(__file__).parents[1] / "client/eyebright_cli/demo_gallery/noto.tar"
 _CHUNK_ROWS = 500
 _SIDE = 96
 _BATCH = 64
@@ -103,15 +102,13 @@ class _Scenes:
 
 def _gallery() -> list[_Thing]:
     """The pictures of the gallery, cut out of the white that they stand on."""
-    with tarfile.open(_GALLERY) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    with gallery_tar() as tar:
+        pictures = read_gallery(tar)
     things = []
-    for name in sorted(name for name in files if name.endswith(".png")):
-        picture = Image.open(io.BytesIO(files[name])).convert("RGBA")
-        pixels = np.array(picture)
+    for key in sorted(pictures, key="{}.png".format):  # a seed's scenes depend on the order
+        pixels = np.array(Image.open(io.BytesIO(pictures[key].png)).convert("RGBA"))
         pixels[(pixels[..., :3] > 250).all(axis=2), 3] = 0
-        label = files[name.removesuffix(".png") + ".txt"].decode().strip()
-        things.append(_Thing(label, Image.fromarray(pixels)))
+        things.append(_Thing(pictures[key].label, Image.fromarray(pixels)))
     return things
 
 

@@ -5,8 +5,6 @@ picture stands among the k best. FAISS is not needed: 1,644 pictures are compare
 """
 
 import io
-import json
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +14,9 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from eyebright_cli.annotations import parse_caption, parse_metadata
+from eyebright_cli.demo.gallery import gallery_tar
+from eyebright_cli.webdataset_tar import read_samples
 from PIL import Image
 from rich.progress import track
 from tokenizers import Tokenizer
@@ -29,7 +30,6 @@ from embedder_service.checkpoint_files import DEMO, find_checkpoint
 from embedder_service.images import ImageDecoder
 from embedder_service.texts import TokenisedCaption
 
-_GALLERY = Path(__file__).parents[1] / "client/eyebright_cli/demo_gallery/noto.tar"
 _BATCH = 64
 _SEED = 5
 _HEAD = ("done wrong", "recall@1, right", "wrong", "recall@10, right", "wrong", "cosine to the right vector, median")
@@ -152,16 +152,15 @@ class Traps:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self._towers = Towers()
-        with tarfile.open(_GALLERY) as tar:
-            files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-        keys = sorted(name.removesuffix(".png") for name in files if name.endswith(".png"))
-        self.labels = [files[f"{key}.txt"].decode().strip() for key in keys]
-        tags = [json.loads(files[f"{key}.json"])["tags"] for key in keys]
+        with gallery_tar() as tar:
+            samples = sorted(read_samples(tar), key=lambda sample: sample.key)
+        self.labels = [parse_caption(sample.annotations[".txt"]) or "" for sample in samples]
+        tags = [parse_metadata(sample.annotations[".json"])["tags"] for sample in samples]
         self._long = [f"{label}, {', '.join(own)}" for label, own in zip(self.labels, tags, strict=True)]
-        self._originals = [Image.open(io.BytesIO(files[f"{key}.png"])).convert("RGB") for key in keys]
+        self._originals = [Image.open(io.BytesIO(sample.image)).convert("RGB") for sample in samples]
         self._ids = self._towers.ids(self.labels)
         self._captions = self._towers.texts(self._ids)
-        self._pixels = self._towers.decoded([files[f"{key}.png"] for key in keys])
+        self._pixels = self._towers.decoded([sample.image for sample in samples])
         self._pictures = self._towers.pictures(self._pixels)
         self._right = recalls(self._captions, self._pictures)
 

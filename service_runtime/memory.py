@@ -1,4 +1,4 @@
-"""How much memory this process holds, how much it may, and giving back what it no longer needs.
+"""How much memory a process holds, how much this one may, and giving back what it no longer needs.
 
 Owns what is read of /proc and of control groups. Elsewhere than on Linux nothing is known, nothing said, nothing given.
 """
@@ -7,6 +7,7 @@ import ctypes
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 _KINDS = {"RssAnon": "anonymous", "RssFile": "file", "RssShmem": "shared"}
 _LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
@@ -22,11 +23,11 @@ def give_memory_back() -> None:
         _trim(0)
 
 
-def resident_bytes(proc: Path = Path("/proc")) -> dict[str, int]:
-    """Bytes in memory by kind: anonymous (which only the process itself, or its end, frees), file (mapped files, which
-    the system can take back) and shared.
+def resident_bytes(proc: Path = Path("/proc"), process: int | Literal["self"] = "self") -> dict[str, int]:
+    """Bytes in memory of a process, by kind: anonymous (which only the process itself, or its end, frees), file (mapped
+    files, which the system can take back) and shared.
     """
-    sizes = _sizes(proc / "self" / "status")
+    sizes = _sizes(proc / str(process) / "status")
     return {kind: sizes[name] for name, kind in _KINDS.items() if name in sizes}
 
 

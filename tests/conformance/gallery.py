@@ -1,11 +1,10 @@
 """The demo gallery as both towers take it, and what a precision costs on it."""
 
-import tarfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
+from eyebright_cli.demo.gallery import gallery_tar, read_gallery
 
 from embedder_service.backends import Backend, Tower
 from embedder_service.backends.torch_backend import TorchBackend
@@ -14,7 +13,6 @@ from embedder_service.checkpoint_files import DEMO, find_checkpoint
 from embedder_service.images import ImageDecoder
 from embedder_service.texts import TokenisedCaption
 
-_TAR = Path(__file__).parents[2] / "client/eyebright_cli/demo_gallery/noto.tar"
 _BATCH = 32
 
 Vectors = dict[Tower, np.ndarray]
@@ -33,12 +31,11 @@ class Gallery:
         """Decode and tokenise everything."""
         checkpoint = load_checkpoint(find_checkpoint(DEMO), 1 << 20)
         decoder = ImageDecoder(checkpoint.preprocessing, 1 << 20, 1 << 20)
-        with tarfile.open(_TAR) as tar:
-            files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-        keys = sorted(name.removesuffix(".png") for name in files if name.endswith(".png"))
-        captions = checkpoint.tokenizer.tokenise([files[f"{key}.txt"].decode() for key in keys], "captions")
+        with gallery_tar() as tar:
+            pictures = sorted(read_gallery(tar).values(), key=lambda picture: picture.key)
+        captions = checkpoint.tokenizer.tokenise([picture.label for picture in pictures], "captions")
         token_ids = [caption.token_ids for caption in captions if isinstance(caption, TokenisedCaption)]
-        pixels = [decoder.decode(files[f"{key}.png"], key) for key in keys]
+        pixels = [decoder.decode(picture.png, picture.key) for picture in pictures]
         assert len(token_ids) == len(pixels)
         return cls(checkpoint, {Tower.TEXT: np.stack(token_ids), Tower.IMAGE: np.stack(pixels)})
 

@@ -6,33 +6,31 @@ promises for this checkpoint; the measured ones, a little above, stand in its mo
 
 import io
 import json
-import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from eyebright_cli.demo.gallery import gallery_tar
+from eyebright_cli.webdataset_tar import read_samples
 from eyebright_client import Client, ImageItem
 from PIL import Image
 
 from tests.processes import RunningService
 
-GALLERY = Path(__file__).parents[2] / "client/eyebright_cli/demo_gallery/noto.tar"
 COLLECTION = "recall"
 
 
 @pytest.fixture(scope="module")
 def gallery() -> list[ImageItem]:
-    with tarfile.open(GALLERY) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-    keys = sorted(name.removesuffix(".png") for name in files if name.endswith(".png"))
+    with gallery_tar() as tar:
+        samples = sorted(read_samples(tar), key=lambda sample: sample.key)
     return [
         ImageItem(
-            id=key,
-            image=files[f"{key}.png"],
-            caption=files[f"{key}.txt"].decode(),
-            metadata=json.loads(files[f"{key}.json"]),
+            id=sample.key,
+            image=sample.image,
+            caption=sample.annotations[".txt"].decode(),
+            metadata=json.loads(sample.annotations[".json"]),
         )
-        for key in keys
+        for sample in samples
     ]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -17,6 +16,7 @@ from eyebright.embedder.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from eyebright.vectors.numpy_codec import decode_vectors
 from google.rpc import error_details_pb2
 
+from service_runtime.memory import resident_bytes
 from tests.integration.embedder_service.hostile_images import Picture, bad_pictures, good_pictures, storm
 
 MOST_GROWTH_BYTES = 100_000_000
@@ -92,8 +92,7 @@ def _grown_bytes(stub: EmbedderServiceStub, process: int, before: int) -> int:
 
 def anonymous_bytes(process: int) -> int:
     """Resident memory of a process that is not a file's (RssAnon)."""
-    status = Path(f"/proc/{process}/status").read_text("ascii")
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+    return resident_bytes(process=process)["anonymous"]
 
 
 def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
