@@ -123,13 +123,11 @@ class Embedder:
         answer = Answer(len(texts), self._dimension, "texts")
         cache = TextCache(0) if recompute else self._cache
         at_once = sum(map(len, texts)) <= _AT_ONCE_CHARACTERS
-        wanted = self._look_up(
-            cache,
-            self._tokenizer.check(texts)
-            if at_once
-            else await asyncio.get_running_loop().run_in_executor(self._tokenisers, self._tokenizer.check, texts),
-            answer,
-        )
+        if at_once:
+            checked = self._tokenizer.check(texts)
+        else:
+            checked = await self._loop.run_in_executor(self._tokenisers, self._tokenizer.check, texts)
+        wanted = self._look_up(cache, checked, answer)
         if wanted:
             fresh = sum(cache.under_way(text) is None for text in wanted)
             expected = self._forecast.expect(Tower.TEXT, priority, fresh) if fresh else _NOTHING_EXPECTED
