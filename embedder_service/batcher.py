@@ -245,7 +245,7 @@ class Batcher:
             if not item.waiters:
                 self._metrics.cancelled(item.tower, "forward")
             if is_sound:
-                item.finish(vector, *computed)
+                item.finish(vector, *computed, len(batch))
             else:
                 unsound += 1
                 item.fail(fault)

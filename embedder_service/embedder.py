@@ -27,6 +27,7 @@ from embedder_service.texts import CaptionTokenizer, TokenisedCaption
 from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.errors import FailedPrecondition, InvalidArgument, ServiceError
+from service_runtime.tracing import record_stage
 
 _logger = logging.getLogger("eyebright.embedder")
 
@@ -137,7 +138,7 @@ class Embedder:
                     self._tokenisers.submit(self._tokenise, items)
                 elif items:
                     self._tokenise(items)
-                await self._collect(answer, expected)
+                await self._collect(answer, expected, "tokenise")
         return _embeddings(answer)
 
     async def embed_images(
@@ -167,7 +168,7 @@ class Embedder:
             for position, item in enumerate(items):
                 answer.expect(item, position)
             next_stage.put(items)
-            await self._collect(answer, expected)
+            await self._collect(answer, expected, "decode")
         return _embeddings(answer)
 
     def _check(self, tower: Tower, count: int, field_name: str) -> None:
@@ -254,7 +255,7 @@ class Embedder:
                 ready.append(item)
         self.batcher.put(ready)
 
-    async def _collect(self, answer: Answer, expected: Expectation) -> None:
+    async def _collect(self, answer: Answer, expected: Expectation, preparation: str) -> None:
         """Wait for the answer; when the caller goes away first, take out what nobody else waits for."""
         began, answered = time.monotonic(), False
         try:
@@ -262,9 +263,25 @@ class Embedder:
             answered = True
         finally:
             self._forecast.observe(expected, time.monotonic() - began, answered=answered)
+            _record_stages(answer, preparation)
             for item in answer.leave():
                 if not self._decoding.withdraw(item):
                     self.batcher.withdraw(item)
+
+
+def _record_stages(answer: Answer, preparation: str) -> None:
+    """Put a request's stages into its trace: those that EmbedTimings states, of the same length.
+
+    A pass that items of many requests shared stands in the trace of each, with its whole length and the number of items
+    in it: each of them waited for all of it. There is no span of the pass itself to link to, for it would belong to
+    nobody's trace.
+    """
+    if answer.decode_seconds:
+        record_stage(preparation, answer.decode_seconds, answer.decode_ended)
+    if answer.queue_seconds:
+        record_stage("queue", answer.queue_seconds, answer.queue_ended)
+    if answer.forward_seconds:
+        record_stage("forward", answer.forward_seconds, answer.forward_ended, answer.batch_size)
 
 
 def _embeddings(answer: Answer) -> Embeddings:

@@ -53,11 +53,13 @@ class Item:
     on_end: "Callable[[Item, np.ndarray | None], None] | None" = None
     """Called once, in the event loop, with the vector, or None when there is none."""
 
-    def finish(self, vector: np.ndarray, began: float, ended: float) -> None:
-        """Hand the vector (dimension,) of the pass between ``began`` and ``ended`` to all that wait."""
+    def finish(self, vector: np.ndarray, began: float, ended: float, batch_size: int) -> None:
+        """Hand the vector (dimension,) of the pass of ``batch_size`` items between ``began`` and ``ended`` to all that
+        wait.
+        """
         self._end(vector)
         for answer, position in self.waiters:
-            answer.take(position, vector, self, (began, ended))
+            answer.take(position, vector, self, (began, ended), batch_size)
 
     def fail(self, error: ServiceError) -> None:
         """Tell all that wait."""
@@ -92,8 +94,13 @@ class Answer:
         """From the first item's decoding or tokenising to the last one's end."""
         self.queue_seconds = 0.0
         """Longest wait for the device."""
+        self.queue_ended = 0.0
+        """When that was over, on time.monotonic()'s scale, as all that ended."""
         self.forward_seconds = 0.0
         """Longest pass that carried an item."""
+        self.forward_ended = 0.0
+        self.batch_size = 0
+        """Items of that pass, those of other calls among them."""
         self._field_name = field_name
         self._began = time.monotonic()
         self._prepared_from = float("inf")
@@ -127,12 +134,23 @@ class Answer:
             error = InvalidArgument(error.message, field=f"{self._field_name}[{position}]")
         self.faults[position] = error
 
-    def take(self, position: int, vector: np.ndarray, item: Item, computed: tuple[float, float]) -> None:
+    @property
+    def decode_ended(self) -> float:
+        """When the last item was decoded or tokenised."""
+        return self._prepared_from + self.decode_seconds
+
+    def take(
+        self, position: int, vector: np.ndarray, item: Item, computed: tuple[float, float], batch_size: int
+    ) -> None:
         """The outcome of an expected item. Time that it spent before this call waited for it does not count."""
         self.put(position, vector, item.truncated)
         began, ended = computed
-        self.queue_seconds = max(self.queue_seconds, began - max(item.queued, self._began))
-        self.forward_seconds = max(self.forward_seconds, ended - max(began, self._began))
+        queue_seconds = began - max(item.queued, self._began)
+        if queue_seconds > self.queue_seconds:
+            self.queue_seconds, self.queue_ended = queue_seconds, began
+        forward_seconds = ended - max(began, self._began)
+        if forward_seconds > self.forward_seconds:
+            self.forward_seconds, self.forward_ended, self.batch_size = forward_seconds, ended, batch_size
         self._arrived(item)
 
     def fail(self, position: int, error: ServiceError, item: Item) -> None:

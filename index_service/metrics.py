@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from index_service.collection_labels import CollectionLabels
 from service_runtime.rpc_metrics import LATENCY_BUCKETS
+from service_runtime.tracing import record_stage
 
 RECALL_BUCKETS = (0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 """Shares of the exact hits, close together where an objective is likely to lie."""
@@ -139,11 +140,11 @@ class IndexMetrics:
     @contextmanager
     def queued(self, threads: Threads) -> Iterator[Callable[[], None]]:
         """Count a request as waiting until the function is called that the block gets, or the block ends."""
-        waiting, token, began = self._queues[threads], object(), time.perf_counter()
+        waiting, token, began = self._queues[threads], object(), time.monotonic()
 
         def begin() -> None:
             waiting.discard(token)
-            self._stages["queue"].observe(time.perf_counter() - began)
+            self._observe("queue", began)
 
         waiting.add(token)
         try:
@@ -155,9 +156,19 @@ class IndexMetrics:
     def stage(self, name: Stage) -> Iterator[Stopwatch]:
         """Time a block as one stage."""
         stopwatch = Stopwatch()
-        began = time.perf_counter()
+        began = time.monotonic()
         try:
             yield stopwatch
         finally:
-            stopwatch.seconds = time.perf_counter() - began
-            self._stages[name].observe(stopwatch.seconds)
+            stopwatch.seconds = self._observe(name, began)
+
+    def _observe(self, name: Stage, began: float) -> float:
+        """Count a stage that ends now, and tell the trace of the call that it belongs to, if any. Its seconds.
+
+        A commit that several calls share stands in the trace of the one whose thread made it.
+        """
+        ended = time.monotonic()
+        seconds = ended - began
+        self._stages[name].observe(seconds)
+        record_stage(name, seconds, ended)
+        return seconds

@@ -205,9 +205,9 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
             def work() -> Response:
                 begin()
-                return context.run(function, request)
+                return function(request)
 
-            return await asyncio.get_running_loop().run_in_executor(executor, work)
+            return await asyncio.get_running_loop().run_in_executor(executor, context.run, work)
 
     def _create(self, request: collection_pb2.CreateCollectionRequest) -> collection_pb2.CreateCollectionResponse:
         self._catalog.refuse_existing(request.name)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from index_service.segment import prepare_worker
 from service_runtime.cores import usable_cores
+from service_runtime.tracing import carried
 
 _WRITE_THREADS = 16
 LOWEST_PRIORITY = 19
@@ -72,7 +73,7 @@ class Workers:
         """``function`` of each item, side by side; the first error is raised. A single one stays in this thread."""
         if len(items) == 1:
             return [function(items[0])]
-        return list(self._write.map(function, items))
+        return list(self._write.map(carried(function), items))
 
     def close(self) -> None:
         """Wait for the work that is under way."""

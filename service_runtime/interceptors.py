@@ -21,6 +21,7 @@ from grpc import aio
 from service_runtime.errors import DeadlineExceeded, InvalidArgument, ServiceError
 from service_runtime.gate import Gate, Visit
 from service_runtime.rpc_metrics import RpcMetrics
+from service_runtime.tracing import record_outcome
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata that carries the id of a request, both ways."""
@@ -172,6 +173,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._metrics.latency_seconds.labels(call.service, call.method, call.code.name).observe(
             seconds, exemplar={"request_id": call.request_id} if len(call.request_id) <= 100 else None
         )
+        record_outcome(call.code.name, call.message, call.request_id)
         level = logging.INFO if call.code is grpc.StatusCode.OK else logging.WARNING
         extra: dict[str, Any] = {
             "request_id": call.request_id,

@@ -9,11 +9,15 @@ import sys
 import time
 from typing import Any
 
+from service_runtime.tracing import current_trace_id
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, whatever ``extra`` carries, and the traceback."""
+    """``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, whatever ``extra`` carries, and the traceback;
+    ``trace_id`` where a call is traced.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON."""
@@ -25,6 +29,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if trace_id := current_trace_id():
+            line["trace_id"] = trace_id
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

@@ -80,7 +80,7 @@ def state_build(registry: CollectorRegistry, engine: str, engine_version: str, s
         registry=registry,
     ).info(
         {
-            "version": _version(),
+            "version": distribution_version(),
             "python": platform.python_version(),
             "engine": engine,
             "engine_version": engine_version,
@@ -89,7 +89,8 @@ def state_build(registry: CollectorRegistry, engine: str, engine_version: str, s
     )
 
 
-def _version() -> str:
+def distribution_version() -> str:
+    """Version of what is installed, of which this package is a part."""
     try:
         return version(_DISTRIBUTION)
     except PackageNotFoundError:

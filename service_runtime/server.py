@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
@@ -33,6 +33,9 @@ from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.settings import ServiceSettings, bind_address
 from service_runtime.tls import TlsFiles, server_credentials
 from service_runtime.tokens import Tokens
+
+if TYPE_CHECKING:
+    from service_runtime.open_telemetry import Tracing
 
 _ILL_DRAIN_SECONDS = 2.0
 """How long calls in flight may take to finish, at most, when the service can't go on or is not alive."""
@@ -94,8 +97,13 @@ class Server:
         access = {f"/{hosted.service_name}/{method}": needed for method, needed in hosted.access.items()}
         tokens = None if settings.token_file is None else Tokens(settings.token_file, self._reload_metrics)
         gate = Gate(access, tokens, settings.max_concurrent_calls)
-        interceptor = CallInterceptor(RpcMetrics(registry), gate, settings.request_seconds)
-        self._server = aio.server(interceptors=[interceptor], options=server_options(settings))
+        interceptors: list[aio.ServerInterceptor] = [
+            CallInterceptor(RpcMetrics(registry), gate, settings.request_seconds)
+        ]
+        self._tracing = _tracing(settings, hosted.service_name)
+        if self._tracing is not None:
+            interceptors.insert(0, self._tracing.interceptor)
+        self._server = aio.server(interceptors=interceptors, options=server_options(settings))
         self.lifecycle = Lifecycle(hosted.service_name, hosted.ailment, settings.stall_seconds)
         ProcessMetrics(registry, hosted.service_name, self.lifecycle.obstacle, self.lifecycle.ailment)
         self._http = HttpEndpoint(registry, self.lifecycle)
@@ -156,6 +164,8 @@ class Server:
         await self._hosted.drain()
         await self._server.stop(drain_seconds)
         await self._hosted.stop()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         self._http.stop()
         self.lifecycle.stop()
 
@@ -185,6 +195,15 @@ async def serve(hosted: Hosted, settings: ServiceSettings, registry: CollectorRe
         if server.lifecycle.ailment():
             _exit_in_any_case(_ILL_EXIT_SECONDS)
     return int(server.lifecycle.failed.is_set())
+
+
+def _tracing(settings: ServiceSettings, service_name: str) -> "Tracing | None":
+    """What sends traces, where the settings say that they go; else OpenTelemetry is not even imported."""
+    if not settings.tracing_endpoint:
+        return None
+    from service_runtime.open_telemetry import Tracing
+
+    return Tracing(settings.tracing_endpoint, settings.tracing_sample_ratio, service_name)
 
 
 def _exit_in_any_case(seconds: float) -> None:

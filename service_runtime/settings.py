@@ -8,8 +8,10 @@ import ipaddress
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service_runtime.tracing import check_installed
 
 
 class ServiceSettings(BaseSettings):
@@ -87,8 +89,24 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level of the JSON lines on standard error."""
 
+    tracing_endpoint: str = Field("", pattern=r"^(https?://[^\s/]+:\d+)?$")
+    """Collector that takes traces by OTLP over gRPC, as http://HOST:PORT, or https:// for TLS; empty traces nothing and
+    sends nothing anywhere. Needs the extra "otel". Headers and certificates as OpenTelemetry's own variables say:
+    OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE."""
+
+    tracing_sample_ratio: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the calls that are traced of those whose caller traces nothing, 0 to 1. A call that continues a caller's
+    trace is traced if, and only if, the caller says so."""
+
     ready_file: Path | None = None
     """File to write once ready: a JSON object with grpc_port and metrics_port, for a parent that asked for port 0."""
+
+    @field_validator("tracing_endpoint")
+    @classmethod
+    def _check_tracing(cls, endpoint: str) -> str:
+        if endpoint:
+            check_installed()
+        return endpoint
 
     @model_validator(mode="after")
     def _check_exposure(self) -> Self:

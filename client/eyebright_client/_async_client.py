@@ -6,7 +6,7 @@ transport. ``Client`` has the same methods, with the same documentation; a test 
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from eyebright_client._connection import TLS
 from eyebright_client._filters import Filter
 from eyebright_client._images import Image
 from eyebright_client._results import Embedding, Embeddings, IncludeField, Metric, Modality, Priority
-from eyebright_client._session import ClientState, Session
+from eyebright_client._session import ClientState, Session, tracing_by
 from eyebright_client._timeouts import Timeouts
 from eyebright_client._transport import AsyncTransport
+
+if TYPE_CHECKING:
+    from eyebright_client._tracing import TracerProvider
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -31,8 +34,9 @@ class AsyncClient:
     ``embedder`` and ``index`` are ``host:port``; with ``embedder=None`` only vectors and record ids can be searched
     and written, and a caption or an image raises EmbedderNotConfigured. ``collection`` is the collection of calls
     that name none. ``tls`` encrypts both connections; ``token`` is sent as a bearer token with every call, in clear
-    without ``tls``. Nothing is connected before the first call. Safe to share: by threads, or in the async client by
-    tasks of one event loop.
+    without ``tls``. ``tracer_provider`` is one of OpenTelemetry's: each method makes a span below the current one, and
+    the services continue its trace; None traces nothing. Nothing is connected before the first call. Safe to share: by
+    threads, or in the async client by tasks of one event loop.
 
     Every call has a deadline (``timeouts``), carries a request id that both services log, and raises a CallError when
     it is refused. Methods that take many items return the errors of single ones; the same methods given one item
@@ -48,10 +52,12 @@ class AsyncClient:
         tls: TLS | None = None,
         token: str | None = None,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 (frozen)
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         addresses = {Service.INDEX: index} | ({} if embedder is None else {Service.EMBEDDER: embedder})
         self._state = ClientState(embedder is not None, collection, timeouts)
         self._transport = AsyncTransport(addresses, tls, token)
+        self._tracing = tracing_by(tracer_provider)
 
     async def __aenter__(self) -> Self:
         return self
@@ -492,4 +498,7 @@ class AsyncClient:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Answer:
-        return await self._transport.run(operation(Session(self._state), *args, **kwargs))
+        steps = operation(Session(self._state), *args, **kwargs)
+        if self._tracing is not None:
+            steps = self._tracing.traced(operation.__name__, steps)
+        return await self._transport.run(steps)

@@ -10,6 +10,8 @@ from enum import Enum
 from typing import Any, TypeAlias, TypeVar
 
 Result = TypeVar("Result")
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and values that go with a call."""
 Message: TypeAlias = Any
 """A protobuf message, carried but not read by whoever uses this name."""
 
@@ -31,6 +33,8 @@ class Call:
     timeout_seconds: float
     request_id: str
     wait_for_ready: bool = False
+    trace: Metadata = ()
+    """Tells the service which trace it takes part in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class OpenStream:
     service: Service
     method: str
     request_id: str
+    trace: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class OpenServerStream:
     method: str
     request: Message
     request_id: str
+    trace: Metadata = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import grpc
 
+from eyebright_client._calls import Metadata
 from eyebright_client._exceptions import InvalidArgument
 from eyebright_client._limits import MAX_MESSAGE_BYTES
 
-Metadata = tuple[tuple[str, str], ...]
 Options = list[tuple[str, int | str]]
 
 _KEEPALIVE_MS = 330_000  # gRPC servers drop clients that ping an idle connection more often than every 300 s
@@ -82,7 +82,7 @@ def checked_token(token: str | None) -> str | None:
     return token
 
 
-def call_metadata(request_id: str, token: str | None) -> Metadata:
-    """What every call carries: its id and, if there is one, the token."""
-    metadata: Metadata = (("x-request-id", request_id),)
+def call_metadata(request_id: str, token: str | None, trace: Metadata) -> Metadata:
+    """What every call carries: its id and, if there are any, its place in a trace and the token."""
+    metadata: Metadata = (("x-request-id", request_id), *trace)
     return metadata if token is None else (*metadata, ("authorization", f"Bearer {token}"))

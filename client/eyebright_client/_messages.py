@@ -76,6 +76,8 @@ from eyebright_client._results import (
 )
 from eyebright_client._statuses import read_item_errors
 
+_HEALTH_CHECK = "grpc.health.v1.Health/Check"
+
 
 def _with_health(stub_class: Any) -> Callable[[Any], Any]:  # noqa: ANN401
     """Makes stubs that know grpc.health.v1.Health/Check too. On the wire its request is a StringValue, its response an
@@ -85,7 +87,7 @@ def _with_health(stub_class: Any) -> Callable[[Any], Any]:  # noqa: ANN401
     def make(channel: Any) -> Any:  # noqa: ANN401 - sync or async
         stub = stub_class(channel)
         stub.CheckHealth = channel.unary_unary(
-            "/grpc.health.v1.Health/Check",
+            f"/{_HEALTH_CHECK}",
             request_serializer=StringValue.SerializeToString,
             response_deserializer=Int32Value.FromString,
         )
@@ -101,6 +103,13 @@ _FULL_NAMES = {
     Service.EMBEDDER: embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name,
     Service.INDEX: index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
 }
+
+
+def full_method(service: Service, method: str) -> str:
+    """A method's name on the wire, as in ``eyebright.index.v1.IndexService/Search``."""
+    return _HEALTH_CHECK if method == "CheckHealth" else f"{_FULL_NAMES[service]}/{method}"
+
+
 _SERVING_STATUSES: dict[int, ServingStatus] = {1: "serving", 2: "not_serving"}
 _TOWER_NAMES: dict[int, TowerName] = {embedder_pb2.TOWER_TEXT: "text", embedder_pb2.TOWER_IMAGE: "image"}
 

@@ -9,12 +9,16 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from eyebright_client import _messages
 from eyebright_client._calls import Call, Message, Operation, Service, Sleep
 from eyebright_client._exceptions import EmbedderNotConfigured, ResourceExhausted
 from eyebright_client._results import Collection, Model
 from eyebright_client._timeouts import Timeouts
+
+if TYPE_CHECKING:
+    from eyebright_client._tracing import TracerProvider, Tracing
 
 _LEAST_PAUSE_SECONDS = 0.02
 
@@ -31,6 +35,15 @@ class ClientState:
     timeouts: Timeouts
     model: Model | None = None
     collections: dict[str, tuple[Collection, float]] = field(default_factory=dict)
+
+
+def tracing_by(provider: "TracerProvider | None") -> "Tracing | None":
+    """What puts operations into traces; without a provider OpenTelemetry is not even imported."""
+    if provider is None:
+        return None
+    from eyebright_client._tracing import Tracing
+
+    return Tracing(provider)
 
 
 class Session:

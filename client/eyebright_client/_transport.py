@@ -150,7 +150,7 @@ class Transport:
             return getattr(self._stubs[step.service], step.method)(
                 step.request,
                 timeout=step.timeout_seconds,
-                metadata=call_metadata(step.request_id, self._token),
+                metadata=call_metadata(step.request_id, self._token, step.trace),
                 wait_for_ready=step.wait_for_ready,
             )
         except grpc.RpcError as error:
@@ -161,7 +161,7 @@ class Transport:
         requests: Iterator[Any] = iter(queue.get, None)
         given = step.request if isinstance(step, OpenServerStream) else requests
         method = getattr(self._stubs[step.service], step.method)
-        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token)), queue)
+        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token, step.trace)), queue)
 
     def _receive(self, stream: _Stream, seconds: float) -> Message:
         timer = threading.Timer(seconds, stream.expire)  # a blocking stream takes no timeout for one message
@@ -269,7 +269,7 @@ class AsyncTransport:
             return await getattr(self._stubs()[step.service], step.method)(
                 step.request,
                 timeout=step.timeout_seconds,
-                metadata=call_metadata(step.request_id, self._token),
+                metadata=call_metadata(step.request_id, self._token, step.trace),
                 wait_for_ready=step.wait_for_ready,
             )
         except grpc.aio.AioRpcError as error:
@@ -284,7 +284,7 @@ class AsyncTransport:
 
         given = step.request if isinstance(step, OpenServerStream) else requests()
         method = getattr(self._stubs()[step.service], step.method)
-        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token)), queue)
+        return _Stream(step, method(given, metadata=call_metadata(step.request_id, self._token, step.trace)), queue)
 
     async def _receive(self, stream: _Stream, seconds: float) -> Message:
         try:

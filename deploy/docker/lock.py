@@ -15,7 +15,7 @@ ROOT = FOLDER.parents[1]
 PYTHON_VERSION = "3.11"
 """Of the Debian release that the images start from."""
 
-EXTRAS = {"index": ("index", "s3"), "client": ("cli",), "embedder": ("embedder",)}
+EXTRAS = {"index": ("index", "s3", "otel"), "client": ("cli",), "embedder": ("embedder", "otel")}
 """Extras of the distribution in each image."""
 
 _TORCH_BUILD = ("torch", "triton", "nvidia-", "cuda-")

@@ -24,6 +24,7 @@ TORCH_PLACES = (
     "embedder_service/demo_checkpoint/training/",
 )
 FAISS_PLACES = ("index_service/segment.py", "index_service/recipes.py", "index_service/tuner.py")
+TRACING_PLACES = ("service_runtime/open_telemetry.py", "client/eyebright_client/_tracing.py")
 STUB_PLACES = (
     "embedder_service/servicer.py",
     "embedder_service/converters.py",
@@ -66,7 +67,12 @@ def test_packages_import_only_what_lies_below_them(folder: str) -> None:
 
 @pytest.mark.parametrize(
     ("library", "places"),
-    [("torch", TORCH_PLACES), ("transformers", TORCH_PLACES), ("faiss", FAISS_PLACES)],
+    [
+        ("torch", TORCH_PLACES),
+        ("transformers", TORCH_PLACES),
+        ("faiss", FAISS_PLACES),
+        ("opentelemetry", TRACING_PLACES),
+    ],
 )
 def test_heavy_libraries_stay_where_they_belong(library: str, places: tuple[str, ...]) -> None:
     users = {

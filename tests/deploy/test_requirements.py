@@ -8,7 +8,7 @@ import pytest
 from tests.deploy.requirements import FILES_OF_IMAGE, ROOT, read_constraints, read_pins, requirements_path
 from tests.e2e.environments import required_distributions
 
-EXTRAS = {"embedder": {"embedder"}, "index": {"index", "s3"}, "client": {"cli"}}
+EXTRAS = {"embedder": {"embedder", "otel"}, "index": {"index", "s3", "otel"}, "client": {"cli"}}
 NAMES = sorted(path.stem.removeprefix("requirements-") for path in requirements_path("index").parent.glob("req*.txt"))
 
 

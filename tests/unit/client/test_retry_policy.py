@@ -54,5 +54,5 @@ def test_a_token_that_no_header_can_carry_is_refused_at_once(client: type[Client
 
 
 def test_calls_carry_request_id_and_token() -> None:
-    assert call_metadata("r1", None) == (("x-request-id", "r1"),)
-    assert call_metadata("r1", "secret") == (("x-request-id", "r1"), ("authorization", "Bearer secret"))
+    assert call_metadata("r1", None, ()) == (("x-request-id", "r1"),)
+    assert call_metadata("r1", "secret", ()) == (("x-request-id", "r1"), ("authorization", "Bearer secret"))

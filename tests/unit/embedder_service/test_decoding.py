@@ -141,7 +141,7 @@ async def test_a_bad_image_fails_alone_and_names_its_place(bench: Bench) -> None
     answer, items = bench.put(b"bad", b"worse", b"ok")
     good = await bench.next_decoded()
     assert good is items[2]
-    good.finish(np.ones(2, np.float32), 0.0, 0.0)
+    good.finish(np.ones(2, np.float32), 0.0, 0.0, 1)
     await asyncio.wait_for(answer.whole(), 20)
     assert answer.faults[0].message == "images[0]: expected an image"
     assert answer.faults[1].message == "internal error: decoding failed"

@@ -18,7 +18,7 @@ def embed(cache: TextCache, text: str, value: float | None, truncated: bool = Fa
     """Have a caption computed; without a value it fails."""
     item = Item(Tower.TEXT, Priority.INTERACTIVE, float("inf"), text, truncated=truncated)
     cache.begin(text, item)
-    item.drop() if value is None else item.finish(vector(value), 0.0, 1.0)
+    item.drop() if value is None else item.finish(vector(value), 0.0, 1.0, 1)
     return item
 
 
@@ -74,7 +74,7 @@ def test_a_caption_is_under_way_until_it_ends(value: float | None) -> None:
     cache.begin("a", item)
     assert cache.under_way("a") is item
     assert cache.get("a") is None
-    item.drop() if value is None else item.finish(vector(value), 0.0, 1.0)
+    item.drop() if value is None else item.finish(vector(value), 0.0, 1.0, 1)
     assert cache.under_way("a") is None
     assert (cache.get("a") is None) is (value is None)
 
@@ -84,7 +84,7 @@ def test_an_entry_holds_no_more_than_its_own_vector() -> None:
     batch = np.zeros((1000, 100), np.float32)
     item = Item(Tower.TEXT, Priority.INTERACTIVE, float("inf"), "a")
     cache.begin("a", item)
-    item.finish(batch[7], 0.0, 1.0)
+    item.finish(batch[7], 0.0, 1.0, 1)
     known = cache.get("a")
     assert known is not None
     assert known.vector.base is None
