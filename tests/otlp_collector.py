@@ -1,6 +1,7 @@
 """A small collector of traces: a real gRPC server that takes spans by OTLP and keeps them.
 
-``python -m tests.otlp_collector 4317`` prints each trace as a tree, a second after its last span came.
+``python -m tests.otlp_collector 4317`` prints each trace as a tree, some seconds after its last span
+came.
 """
 
 import sys
@@ -19,6 +20,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 SERVER = Span.SPAN_KIND_SERVER
 CLIENT = Span.SPAN_KIND_CLIENT
+
+_QUIET_SECONDS = 6.0
+"""After this a trace is believed to be whole: each process sends its spans every 5 seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,15 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.address = ""
         self._lock = Lock()
         self._spans: list[ReceivedSpan] = []
+        self._last_came: dict[str, float] = {}
 
     def Export(
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: Any
     ) -> trace_service_pb2.ExportTraceServiceResponse:
+        spans = list(_spans(request))
         with self._lock:
-            self._spans += _spans(request)
+            self._spans += spans
+            self._last_came |= {span.trace_id: time.monotonic() for span in spans}
         return trace_service_pb2.ExportTraceServiceResponse()
 
     @property
@@ -68,6 +75,11 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         """All that came, in the order of their starts."""
         with self._lock:
             return sorted(self._spans, key=lambda span: (span.start_ns, -span.end_ns))
+
+    def last_came(self) -> dict[str, float]:
+        """When the last span of each trace came, on time.monotonic()'s scale."""
+        with self._lock:
+            return dict(self._last_came)
 
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         return [span for span in self.spans() if span.trace_id == trace_id]
@@ -132,19 +144,15 @@ def drawn(spans: Sequence[ReceivedSpan]) -> str:
 def main(port: int) -> None:
     """Print traces until Ctrl-C."""
     with running_collector(port) as collector:
-        printed: dict[str, int] = {}
-        seen: dict[str, int] = {}
+        printed: set[str] = set()
         while True:
-            time.sleep(1.0)
-            counts: dict[str, int] = {}
-            for span in collector.spans():
-                counts[span.trace_id] = counts.get(span.trace_id, 0) + 1
-            for trace_id, count in counts.items():
-                if seen.get(trace_id) == count != printed.get(trace_id):
+            time.sleep(0.5)
+            quiet = time.monotonic() - _QUIET_SECONDS
+            for trace_id, at in collector.last_came().items():
+                if at < quiet and trace_id not in printed:
                     sys.stdout.write(f"trace {trace_id}\n{drawn(collector.trace(trace_id))}\n\n")
                     sys.stdout.flush()
-                    printed[trace_id] = count
-            seen = counts
+                    printed.add(trace_id)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,16 @@ for name in ("torch", "faiss", "pydantic", "PIL"):
     except ModuleNotFoundError:
         continue
     raise AssertionError(f"{{name}} can be imported: this environment proves nothing")
+try:
+    Client(tracer_provider=object())
+except ModuleNotFoundError as error:
+    print(error)
 """
-    assert _run(python, "-c", script, folder=tmp_path).splitlines() == ["['y', 'x']", "[]"]
+    assert _run(python, "-c", script, folder=tmp_path).splitlines() == [
+        "['y', 'x']",
+        "[]",
+        'tracer_provider needs opentelemetry: pip install "eyebright[otel]"',
+    ]
     for command, extra in (("eyebright_cli", "cli"), ("index_service", "index"), ("embedder_service", "embedder")):
         refused = subprocess.run([python, "-m", command], capture_output=True, text=True, check=False, cwd=tmp_path)
         assert refused.returncode != 0
@@ -109,3 +117,8 @@ def test_each_service_runs_from_its_extra_alone(
         )
         assert _run(python, "-c", script, folder=tmp_path).strip() in {"[]", "()", "192"}
         assert service.terminate() == 0
+    traced = [python, "-m", module, *arguments, "--tracing-endpoint", "http://localhost:4317"]
+    refused = subprocess.run(traced, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert 'tracing_endpoint needs opentelemetry: pip install "eyebright[otel]"' in line

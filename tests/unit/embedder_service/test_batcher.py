@@ -72,6 +72,7 @@ async def test_what_waits_together_shares_a_pass_up_to_the_limit(bench: Bench) -
     assert bench.sample("queue_seconds_count", priority="interactive") == 8
     assert calls[0].answer.queue_seconds > 0
     assert calls[0].answer.forward_seconds == calls[3].answer.forward_seconds > 0
+    assert [call.answer.batch_size for call in calls] == [4, 4, 4, 4, 3, 3, 3]
 
 
 async def test_gauges_say_what_waits_now_and_what_it_will_cost(bench: Bench) -> None:
