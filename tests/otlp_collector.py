@@ -114,7 +114,7 @@ def running_collector(port: int = 0) -> Iterator[Collector]:
     """A collector on loopback for the length of a block."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(2, "collector"))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     collector.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:

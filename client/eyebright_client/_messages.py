@@ -103,13 +103,6 @@ _FULL_NAMES = {
     Service.EMBEDDER: embedder_pb2.DESCRIPTOR.services_by_name["EmbedderService"].full_name,
     Service.INDEX: index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].full_name,
 }
-
-
-def full_method(service: Service, method: str) -> str:
-    """A method's name on the wire, as in ``eyebright.index.v1.IndexService/Search``."""
-    return _HEALTH_CHECK if method == "CheckHealth" else f"{_FULL_NAMES[service]}/{method}"
-
-
 _SERVING_STATUSES: dict[int, ServingStatus] = {1: "serving", 2: "not_serving"}
 _TOWER_NAMES: dict[int, TowerName] = {embedder_pb2.TOWER_TEXT: "text", embedder_pb2.TOWER_IMAGE: "image"}
 
@@ -168,6 +161,11 @@ _TUNING_BASES: dict[int, TuningBasis] = {
     optimize_pb2.OPTIMIZE_BASIS_EXACT: "exact",
 }
 _INCLUDES = ("caption", "source_uri", "metadata", "vector")
+
+
+def full_method(service: Service, method: str) -> str:
+    """A method's name on the wire, as in ``eyebright.index.v1.IndexService/Search``."""
+    return _HEALTH_CHECK if method == "CheckHealth" else f"{_FULL_NAMES[service]}/{method}"
 
 
 @contextmanager

@@ -104,8 +104,14 @@ class _Calls:
                 _end(self._streams.pop(id(stream)), "OK")
 
     def failed(self, step: Step, error: CallError) -> None:
-        """A step failed, and with it its call."""
-        span = self._streams.pop(id(step.stream)) if isinstance(step, Receive) else self._take()
+        """A step failed, and with it its call, if it was one of a call."""
+        match step:
+            case Call() | OpenStream() | OpenServerStream():
+                span = self._take()
+            case Receive(stream):
+                span = self._streams.pop(id(stream))
+            case _:
+                return
         span.set_attribute("error.type", error.code.name)
         span.set_status(Status(StatusCode.ERROR, error.message))
         _end(span, error.code.name)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -109,7 +110,7 @@ async def _search_async(addresses: tuple[str, str], provider: TracerProvider, ma
 def _call_by_hand(address: str) -> None:
     """A caller that knows nothing of the SDK; and one that traces nothing, whose call begins a trace of its own."""
     with grpc.insecure_channel(address) as channel:
-        method = channel.unary_unary(f"/{INDEX}/ListCollections")
+        method: Any = channel.unary_unary(f"/{INDEX}/ListCollections")
         method(b"", metadata=(("traceparent", f"00-{BY_HAND[0]}-{BY_HAND[1]}-01"),))
         method(b"", metadata=(("x-request-id", "alone"), ("traceparent", "00-nonsense")))
 

@@ -6,8 +6,8 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from eyebright_client._calls import Call, Finish, OpenStream, Receive, Send, Service, Step
-from eyebright_client._exceptions import NotFound, Unavailable
+from eyebright_client._calls import Call, Finish, OpenStream, Receive, Send, Service, Step, Work
+from eyebright_client._exceptions import ImageUnreadable, NotFound, Unavailable
 from eyebright_client._tracing import Tracing
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -61,7 +61,8 @@ def test_a_call_that_fails_fails_alone_when_the_operation_goes_on(
         try:
             yield SEARCH
         except NotFound:
-            return (yield SEARCH)
+            found: str = yield SEARCH
+            return found
         raise AssertionError
 
     steps = tracing.traced("search", operation())
@@ -99,6 +100,19 @@ def test_a_stream_lasts_until_it_is_finished_or_breaks(tracing: Tracing, exporte
         steps.send(None)
     codes = [attribute(span, "rpc.response.status_code") for span in exported.get_finished_spans()]
     assert codes == ["UNAVAILABLE", "OK", None]
+
+
+def test_a_file_that_can_not_be_read_fails_no_call(tracing: Tracing, exported: InMemorySpanExporter) -> None:
+    def operation() -> Generator[Step, Any, None]:
+        yield Work(list)
+
+    steps = tracing.traced("index_images", operation())
+    next(steps)
+    with pytest.raises(ImageUnreadable):
+        steps.throw(ImageUnreadable("no such file"))
+    (root,) = exported.get_finished_spans()
+    assert attribute(root, "error.type") == "ImageUnreadable"
+    assert not root.status.is_ok
 
 
 def test_an_operation_that_is_left_is_marked_and_closed(tracing: Tracing, exported: InMemorySpanExporter) -> None:

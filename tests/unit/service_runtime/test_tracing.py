@@ -34,8 +34,8 @@ def traced(endpoint: str, **settings: Any) -> Server:
 async def call(server: Server, method: str, request: bytes, **keywords: Any) -> str:
     """The status code of one call."""
     async with aio.insecure_channel(f"127.0.0.1:{server.ports.grpc}") as channel:
-        made: Any = channel.unary_unary(f"/test.Echo/{method}")(request, **keywords)
-        return str((await made.code()).name)
+        made: Any = channel.unary_unary(f"/test.Echo/{method}")
+        return str((await made(request, **keywords).code()).name)
 
 
 async def test_a_call_and_how_it_ended(collector: Collector) -> None:
