@@ -62,7 +62,7 @@ with Client(embedder=None, index={index.address!r}, collection="from-wheel") as 
     print([hit.id for hit in client.search(vector=np.array([0.1, 0.9, 0], np.float32), modality="image", k=2)])
     client.delete_collection()
 print(sorted({{"torch", "faiss", "pydantic", "PIL", "transformers", "typer"}} & set(sys.modules)))
-for name in ("torch", "faiss", "pydantic", "PIL"):
+for name in ("torch", "faiss", "pydantic", "PIL", "opentelemetry"):
     try:
         __import__(name)
     except ModuleNotFoundError:
@@ -106,8 +106,9 @@ def test_each_service_runs_from_its_extra_alone(
     environment: Environment, extra: str, module: str, foreign: str, tmp_path: Path
 ) -> None:
     python = environment(extra)
-    missing = subprocess.run([python, "-c", f"import {foreign}"], capture_output=True, check=False, cwd=tmp_path)
-    assert missing.returncode != 0, f"{foreign} can be imported: this environment proves nothing"
+    for name in (foreign, "opentelemetry"):
+        missing = subprocess.run([python, "-c", f"import {name}"], capture_output=True, check=False, cwd=tmp_path)
+        assert missing.returncode != 0, f"{name} can be imported: this environment proves nothing"
     arguments = ("--data-folder", str(tmp_path / "data")) if extra == "index" else ()
     with running_service(module, tmp_path / "run", *arguments, python=python) as service:
         call = "client.list_collections()" if extra == "index" else "client.model().dimension"
@@ -118,7 +119,7 @@ def test_each_service_runs_from_its_extra_alone(
         assert _run(python, "-c", script, folder=tmp_path).strip() in {"[]", "()", "192"}
         assert service.terminate() == 0
     traced = [python, "-m", module, *arguments, "--tracing-endpoint", "http://localhost:4317"]
-    refused = subprocess.run(traced, capture_output=True, text=True, check=False, cwd=tmp_path)
+    refused = subprocess.run(traced, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
     assert 'tracing_endpoint needs opentelemetry: pip install "eyebright[otel]"' in line
