@@ -95,10 +95,11 @@ class Answer:
         self.queue_seconds = 0.0
         """Longest wait for the device."""
         self.queue_ended = 0.0
-        """When that was over, on time.monotonic()'s scale, as all that ended."""
+        """When that wait ended, on time.monotonic()'s scale."""
         self.forward_seconds = 0.0
         """Longest pass that carried an item."""
         self.forward_ended = 0.0
+        """When that pass ended, on the same scale."""
         self.batch_size = 0
         """Items of that pass, those of other calls among them."""
         self._field_name = field_name
@@ -136,7 +137,7 @@ class Answer:
 
     @property
     def decode_ended(self) -> float:
-        """When the last item was decoded or tokenised."""
+        """When the last item was decoded or tokenised, on the same scale."""
         return self._prepared_from + self.decode_seconds
 
     def take(
