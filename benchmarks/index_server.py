@@ -27,7 +27,7 @@ from eyebright.vectors.numpy_codec import encode_vectors
 from service_runtime.memory import resident_bytes
 
 COLLECTION = "benchmark"
-_FINGERPRINT = "be" * 32
+FINGERPRINT = "be" * 32
 _MESSAGE_BYTES = 64 * 1024 * 1024
 _START_SECONDS = 600.0
 _CALM_SECONDS = 6.0
@@ -93,7 +93,7 @@ class IndexServer:
         """Make the collection."""
         self.stub.CreateCollection(
             collection_pb2.CreateCollectionRequest(
-                name=COLLECTION, dimension=dimension, fingerprint=_FINGERPRINT, shard_count=shards
+                name=COLLECTION, dimension=dimension, fingerprint=FINGERPRINT, shard_count=shards
             )
         )
 
@@ -108,7 +108,7 @@ class IndexServer:
     def optimize(self, captions: np.ndarray, target_recall: float, k: int) -> "Chosen":
         """Tune on these captions (n, dimension); returns what was taken once segments are rebuilt."""
         queries = optimize_pb2.QuerySet(
-            vectors=encode_vectors(captions, _FINGERPRINT), modality=search_pb2.MODALITY_TEXT
+            vectors=encode_vectors(captions, FINGERPRINT), modality=search_pb2.MODALITY_TEXT
         )
         request = optimize_pb2.OptimizeRequest(
             collection=COLLECTION, target_recall=target_recall, k=k, queries=[queries]
@@ -244,7 +244,7 @@ def where(field: str, value: int) -> filter_pb2.Filter:
 
 
 def _search_request(captions: np.ndarray, k: int, **options: Any) -> search_pb2.SearchRequest:
-    vectors = encode_vectors(captions, _FINGERPRINT)
+    vectors = encode_vectors(captions, FINGERPRINT)
     modality = search_pb2.MODALITY_TEXT
     return search_pb2.SearchRequest(collection=COLLECTION, vectors=vectors, modality=modality, k=k, **options)
 
@@ -254,5 +254,5 @@ def _upsert_request(
 ) -> record_pb2.UpsertRequest:
     records = [record_pb2.Record(id=own, metadata_json=None if metadata is None else metadata(own)) for own in ids]
     return record_pb2.UpsertRequest(
-        collection=COLLECTION, records=records, vectors=encode_vectors(vectors, _FINGERPRINT)
+        collection=COLLECTION, records=records, vectors=encode_vectors(vectors, FINGERPRINT)
     )

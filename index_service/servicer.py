@@ -26,6 +26,7 @@ from eyebright.index.v1 import (
 from grpc import aio
 
 from index_service import collection_converters, converters
+from index_service.admission import SearchAdmission
 from index_service.catalog import Catalog
 from index_service.collection import Collection, UpsertBatch
 from index_service.filter_converters import parse_delete_filter, parse_filter
@@ -59,7 +60,9 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(settings.request_threads, "request")
         # More small searches at a time than there are cores would only contend for Python's lock.
-        self._small_searches = ThreadPoolExecutor(settings.search_threads or usable_cores(), "small-search")
+        searching = settings.search_threads or usable_cores()
+        self._small_searches = ThreadPoolExecutor(searching, "small-search")
+        self._search_admission = SearchAdmission(searching)
         self._snapshot_calls = SnapshotCalls()
         self._optimize_calls = OptimizeCalls(self._threads)
         self._catalog: Catalog
@@ -166,8 +169,11 @@ class IndexServicer(index_service_pb2_grpc.IndexServiceServicer):
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> bytes:
         """Find the nearest records; the answer comes as it is sent."""
-        threads: Threads = "small_search" if is_small(request) else "request"
-        return await self._work(partial(self._search, deadline=_deadline(context)), request, threads)
+        search = partial(self._search, deadline=_deadline(context))
+        if not is_small(request):
+            return await self._work(search, request)
+        with self._search_admission.enter(context.time_remaining()):
+            return await self._work(partial(self._search_admission.timed, search), request, "small_search")
 
     async def GetStats(self, request: collection_pb2.GetStatsRequest, _: Context) -> collection_pb2.GetStatsResponse:
         """Say how large a collection is."""

@@ -43,6 +43,10 @@ _ILL_DRAIN_SECONDS = 2.0
 _ILL_EXIT_SECONDS = 15.0
 """After this such a process ends, whatever its threads still wait for."""
 
+_LINGER_SECONDS = 0.2
+"""Between NOT_SERVING and the end of new calls. gRPC cancels what has arrived and no handler has begun, and under load
+something always has: this long, all that came before the signal is let in."""
+
 _logger = logging.getLogger("eyebright.server")
 
 
@@ -161,6 +165,7 @@ class Server:
 
     async def _shut_down(self, drain_seconds: float) -> None:
         self.lifecycle.close()
+        await asyncio.sleep(min(_LINGER_SECONDS, drain_seconds))
         await self._hosted.drain()
         await self._server.stop(drain_seconds)
         await self._hosted.stop()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,22 @@ class RunningService:
 
 
 def start_service(
-    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None, python: Path | None = None
+    module: str,
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    python: Path | None = None,
+    within: Sequence[str] = (),
 ) -> RunningService:
-    """Start ``python -m module`` with free ports and wait until it is ready. Its log is ``folder/module.log``."""
+    """Start ``python -m module`` with free ports and wait until it is ready. Its log is ``folder/module.log``.
+
+    ``within`` is a command that becomes the service, such as ``ip netns exec NAME``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ready, log = folder / f"{module}.ready", folder / f"{module}.log"
     ready.unlink(missing_ok=True)
     command = [
+        *within,
         str(python or sys.executable),
         "-m",
         module,
@@ -75,10 +84,15 @@ def start_service(
 
 @contextmanager
 def running_service(
-    module: str, folder: Path, *arguments: str, environment: dict[str, str] | None = None, python: Path | None = None
+    module: str,
+    folder: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    python: Path | None = None,
+    within: Sequence[str] = (),
 ) -> Iterator[RunningService]:
     """A service for the length of a block; terminated at its end, killed when that does not help."""
-    service = start_service(module, folder, *arguments, environment=environment, python=python)
+    service = start_service(module, folder, *arguments, environment=environment, python=python, within=within)
     try:
         yield service
     finally:

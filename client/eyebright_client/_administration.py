@@ -41,7 +41,8 @@ def health(session: Session, service: ServiceName) -> Operation[ServingStatus]:
     asked = _SERVICES[service]
     call = session.embedder if asked is Service.EMBEDDER else session.index
     request = _messages.health_request(asked)
-    return _messages.read_health((yield from call("CheckHealth", request, session.timeouts.read)))
+    answer = yield from call("CheckHealth", request, session.timeouts.read, through_outages=False)
+    return _messages.read_health(answer)
 
 
 def create_collection(

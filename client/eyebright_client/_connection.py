@@ -3,11 +3,12 @@
 Owns channel options, TLS, and the metadata that every call carries. Knows no message.
 
 ``retry_policy.json`` is the gRPC service config. It spreads calls over all addresses that a name stands for, so that
-``dns:///embedder:7001`` uses every replica behind a headless Kubernetes service. It repeats a call that failed with
-UNAVAILABLE up to three times, and lists only methods that may be repeated: those that read, Upsert (a record replaces
-the old one whole) and UpdateRecords (it sets fields to stated values). Not listed are CreateCollection,
-DeleteCollection and Delete, because a call that succeeded with its answer lost would come back as ALREADY_EXISTS,
-NOT_FOUND, or a wrong count; and the streams, whose batches ``_indexing`` repeats one by one.
+``dns:///embedder:7001`` uses every replica behind a headless Kubernetes service. It repeats a call up to three times
+that failed with UNAVAILABLE, or that the server CANCELLED, as gRPC does with what arrives while a server stops; which
+calls wait for a service that is away, ``_session`` says. It lists only methods that may be repeated: those that read,
+Upsert (a record replaces the old one whole) and UpdateRecords (it sets fields to stated values). Not listed are
+CreateCollection, DeleteCollection and Delete, because a call that succeeded with its answer lost would come back as
+ALREADY_EXISTS, NOT_FOUND, or a wrong count; and the streams, whose batches ``_indexing`` repeats one by one.
 """
 
 from dataclasses import dataclass

@@ -250,7 +250,9 @@ class _Pipeline:
     def _present(self, ids: list[str]) -> Operation[set[str]]:
         """Those of the ids that the collection has."""
         request = _messages.get_records_request(self._collection, ids, ())
-        response = yield from self._session.index("GetRecords", request, self._session.timeouts.read)
+        seconds = self._session.timeouts.read
+        # How long an outage may last is for the patience of the whole run to say.
+        response = yield from self._session.index("GetRecords", request, seconds, through_outages=False)
         return {id_ for id_, status in zip(ids, response.statuses, strict=True) if status.code == 0}
 
     def _load_batch(self) -> list[_Entry]:

@@ -35,6 +35,8 @@ class ClientState:
     timeouts: Timeouts
     model: Model | None = None
     collections: dict[str, tuple[Collection, float]] = field(default_factory=dict)
+    answered: frozenset[Service] = frozenset()
+    """Services that have answered before, so that their addresses are right."""
 
 
 def tracing_by(provider: "TracerProvider | None") -> "Tracing | None":
@@ -63,30 +65,48 @@ class Session:
         if not self.state.has_embedder:
             raise EmbedderNotConfigured(what)
 
-    def embedder(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
+    def embedder(
+        self, method: str, request: Message, timeout_seconds: float, *, through_outages: bool = True
+    ) -> Operation[Message]:
         """Call the embedder."""
         self.require_embedder(method)
-        return (yield from self._call(Service.EMBEDDER, method, request, timeout_seconds))
+        return (yield from self._call(Service.EMBEDDER, method, request, timeout_seconds, through_outages))
 
-    def index(self, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
+    def index(
+        self, method: str, request: Message, timeout_seconds: float, *, through_outages: bool = True
+    ) -> Operation[Message]:
         """Call the index."""
-        return (yield from self._call(Service.INDEX, method, request, timeout_seconds))
+        return (yield from self._call(Service.INDEX, method, request, timeout_seconds, through_outages))
 
-    def _call(self, service: Service, method: str, request: Message, timeout_seconds: float) -> Operation[Message]:
-        """The answer. A service that refused for want of room and said when to come again did nothing: it is asked
-        again then, or up to half as much later so that clients don't come in step, as long as the timeout allows.
+    def _call(
+        self, service: Service, method: str, request: Message, timeout_seconds: float, through_outages: bool
+    ) -> Operation[Message]:
+        """The answer, as long as the timeout allows.
+
+        A service that has answered before and can't be reached is being started again, most likely: the call waits for
+        it, unsent. One that never answered fails at once, for its address may be wrong; so does any call that is not to
+        go ``through_outages``. A service that refused for want of room and said when to come again did nothing: it is
+        asked again then, or up to half as much later so that clients don't come in step, and each time after twice as
+        long, so that clients don't become the load.
         """
         ends = time.monotonic() + timeout_seconds
+        refusals = 0
         while True:
+            waits = through_outages and service in self.state.answered
             try:
-                return (yield Call(service, method, request, timeout_seconds, self.request_id))
+                answer = yield Call(service, method, request, timeout_seconds, self.request_id, wait_for_ready=waits)
             except ResourceExhausted as error:
                 if error.retry_after_seconds is None:
                     raise
-                pause = max(error.retry_after_seconds, _LEAST_PAUSE_SECONDS) * random.uniform(1.0, 1.5)  # noqa: S311
+                longer = random.uniform(1.0, 1.5) * 2**refusals  # noqa: S311
+                pause = max(error.retry_after_seconds, _LEAST_PAUSE_SECONDS) * longer
                 timeout_seconds = ends - time.monotonic() - pause
                 if timeout_seconds <= 0:
                     raise
+                refusals += 1
+            else:
+                self.state.answered |= {service}
+                return answer
             yield Sleep(pause)
 
     def model(self, wait: Callable[[], float] | None = None) -> Operation[Model]:

@@ -33,7 +33,7 @@ def test_policy_covers_every_method_that_may_be_repeated() -> None:
     }
     assert served - named == {(service, method) for service, method in served if method in NEVER_REPEATED}
     assert named <= served
-    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 def test_channel_options_carry_policy_and_limits() -> None:

@@ -42,10 +42,25 @@ def test_a_refusal_that_says_when_to_come_again_is_repeated_then(method: str) ->
     timeouts, pauses, answer = perform(call, [busy(1.0), busy(2.0), busy(0.0), "answer"])
     assert answer == "answer"
     assert 1.0 <= pauses[0] <= 1.5
-    assert 2.0 <= pauses[1] <= 3.0
-    assert 0.02 <= pauses[2] <= 0.03
+    assert 2 * 2.0 <= pauses[1] <= 2 * 3.0  # twice as long for each refusal before
+    assert 4 * 0.02 <= pauses[2] <= 4 * 0.03
     assert timeouts[0] == 100
     assert timeouts[1] == pytest.approx(100 - pauses[0], abs=1)
+
+
+@pytest.mark.parametrize("method", ["embedder", "index"])
+def test_a_service_that_has_answered_before_is_waited_for(method: str) -> None:
+    """One that never has fails at once: its address may be wrong."""
+    own = session()
+    waits: list[bool] = []
+    for through_outages in (True, True, False):
+        call = getattr(own, method)("Any", None, 100.0, through_outages=through_outages)
+        waits.append(next(call).wait_for_ready)
+        with pytest.raises(StopIteration):
+            call.send("answer")
+    assert waits == [False, True, False]
+    other = "index" if method == "embedder" else "embedder"
+    assert not next(getattr(own, other)("Any", None, 100.0)).wait_for_ready
 
 
 def test_clients_do_not_come_in_step() -> None:
@@ -74,6 +89,6 @@ def test_it_is_repeated_only_while_the_timeout_allows(monkeypatch: pytest.Monkey
             pause: Any = operation.throw(busy(10.0))
             now[0] += pause.seconds
             step = operation.send(None)
-    assert 3 <= len(timeouts) <= 4
+    assert 2 <= len(timeouts) <= 3
     assert now[0] < 40
     assert timeouts[-1] == pytest.approx(40 - now[0])
