@@ -41,7 +41,7 @@ test: setup ## Run every test in its short form.
 	@$(MAKE) --jobs=2 --output-sync=target --no-print-directory --keep-going test-faiss-side test-torch-side
 
 test-faiss-side:
-	$(BIN)/python -m pytest -q tests/contract tests/deploy tests/faults tests/migration tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
+	$(BIN)/python -m pytest -q tests/contract tests/deploy tests/faults tests/migration tests/operations tests/security tests/unit tests/integration --ignore-glob='*/embedder_service'
 
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/conformance tests/recall tests/e2e
@@ -50,8 +50,10 @@ test-faults: setup ## Run the fault tests and the storm of pictures in their lon
 	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
 	$(BIN)/python -m pytest -q tests/integration/embedder_service -m long -s
 
-test-operations: setup ## Run the deployment tests in their long form: each image's environment, and the images themselves.
-	$(BIN)/python -m pytest -q tests/deploy -m long -s
+test-operations: setup ## Run in long form: images and their environments; a bad network, restarts and a soak (half an hour).
+	@if [ "$$(id -u)" = 0 ] && ! { command -v ip && command -v iptables; } >/dev/null; then \
+		apt-get install --yes -qq --no-install-recommends iproute2 iptables || true; fi
+	$(BIN)/python -m pytest -q tests/deploy tests/operations -m long -s
 
 images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
 	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eyebright.index.v1 import collection_pb2, record_pb2
+from eyebright.vectors.numpy_codec import encode_vectors
 
 from benchmarks.dataset import Dataset
 from benchmarks.index_server import COLLECTION, FINGERPRINT
 from benchmarks.load.outcomes import Fate, Outcome
 from benchmarks.load.runs import Callers, Mix
 from benchmarks.load.traffic import Kind
-from tests.integration.index_service.calls import connected, create, upsert_request
+from tests.integration.index_service.calls import connected, records
 from tests.operations.drift import Drift, watched
 from tests.processes import RunningService, running_service
 
@@ -33,11 +35,16 @@ MIX = Mix({Kind.SEARCH: 0.5, Kind.UPSERT: 0.3, Kind.EMBED: 0.2}, dict.fromkeys(K
 
 def fill(index: RunningService, data: Dataset) -> None:
     with connected(index.address) as stub:
-        create(stub, COLLECTION, DIMENSION, shard_count=2)
+        stub.CreateCollection(
+            collection_pb2.CreateCollectionRequest(
+                name=COLLECTION, dimension=DIMENSION, fingerprint=FINGERPRINT, shard_count=2
+            )
+        )
         for ids, vectors in data.batches(np.arange(data.rows)):
-            request = upsert_request(COLLECTION, ids, vectors)
-            request.vectors.fingerprint = FINGERPRINT
-            stub.Upsert(request)
+            request = record_pb2.UpsertRequest(
+                collection=COLLECTION, records=records(ids), vectors=encode_vectors(vectors, FINGERPRINT)
+            )
+            assert not any(status.code for status in stub.Upsert(request).statuses)
 
 
 def soak(folder: Path, seconds: float, round_seconds: float) -> dict[str, Drift]:
