@@ -20,7 +20,7 @@ from benchmarks.dataset import Dataset
 from benchmarks.index_server import IndexServer
 from benchmarks.load.outcomes import Fate, Outcome, total
 from benchmarks.load.runs import Callers, Mix, capacity
-from benchmarks.load.traffic import Kind
+from benchmarks.load.traffic import K, Kind
 from benchmarks.report import Figure, Goal, machine, put, report
 from tests.operations.stopping import stop_under_load
 from tests.processes import RunningService, running_service
@@ -68,9 +68,10 @@ def services(
             yield index, embedder
 
 
-def filled(work: Path, data: Dataset) -> Path:
-    """The data folder of a service that holds the dataset, as it is before any tuning; made once."""
-    folder = work / f"load-{data.rows}-{data.dimension}"
+def filled(work: Path, data: Dataset, target_recall: float | None) -> Path:
+    """The data folder of a service that holds the dataset, tuned to a recall or as it is before; made once."""
+    tuned = "" if target_recall is None else f"-tuned-{target_recall:g}"
+    folder = work / f"load-{data.rows}-{data.dimension}{tuned}"
     complete = folder / "complete"
     if not complete.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,6 +80,9 @@ def filled(work: Path, data: Dataset) -> Path:
             for _ in server.stream(data.batches(np.arange(data.rows))):
                 pass
             server.wait_until_compacted()
+            if target_recall is not None:
+                server.optimize(data.captions, target_recall, K)
+                server.wait_until_compacted()
         complete.touch()
     return folder / "data"
 
@@ -93,7 +97,7 @@ def offer(
         outcomes = callers.offer(mix, times * most, seconds)
         for kind, outcome in outcomes.items():
             bench.add_load(f"{what}, {times:g}x", kind, outcome, seconds)
-    _overload(bench, what, total(outcomes), most, min(mix.deadlines_seconds.values()), seconds)
+    _overload(bench, what, total(outcomes.values()), most, min(mix.deadlines_seconds.values()), seconds)
 
 
 def _overload(bench: Bench, what: str, outcome: Outcome, most: float, deadline: float, seconds: float) -> None:
@@ -167,6 +171,9 @@ def main(
     deadline: Annotated[float, typer.Option(help="How long a call is waited for, in seconds.")] = 0.5,
     callers: Annotated[int, typer.Option(help="Processes that call.")] = 1,
     seed: Annotated[int, typer.Option(help="Of arrivals and requests.")] = 1,
+    target_recall: Annotated[
+        float | None, typer.Option(help="Tune the index to this recall; then searches alone are measured.")
+    ] = None,
     only_prepare: Annotated[bool, typer.Option("--only-prepare", help="Fill the index and stop.")] = False,
 ) -> None:
     """Offer the services more and more, and measure what becomes of it.
@@ -180,31 +187,35 @@ def main(
     python -m benchmarks.load --work ~/.cache/eyebright/benchmarks --output docs/results/operations.md
     """
     data = Dataset.generated(work, rows, dimension, 1)
-    data_folder = filled(work, data)
+    data_folder = filled(work, data, target_recall)
     if only_prepare:
         return
     bench = Bench()
-    deadlines = dict.fromkeys(Kind, deadline)
-    folder = work / f"generated-{rows}-{dimension}-1"
-    restart(bench, work, data_folder, rows)
+    tuned = target_recall is not None
+    searches = Mix({Kind.SEARCH: 1.0}, dict.fromkeys(Kind, deadline))
+    mixed = Mix({Kind.SEARCH: 0.6, Kind.UPSERT: 0.2, Kind.EMBED: 0.2}, dict.fromkeys(Kind, deadline))
+    mixes = {"searches alone": searches} if tuned else {"searches alone": searches, "mix": mixed}
+    if not tuned:
+        restart(bench, work, data_folder, rows)
     with services(work, data_folder, embedding=True) as (index, embedder):
-        assert embedder is not None
-        with Callers(index.address, embedder.address, folder, callers, seed) as calling:
-            searches = Mix({Kind.SEARCH: 1.0}, deadlines)
-            offer(bench, calling, "searches alone", searches, first, seconds, probe_seconds)
-            mixed = Mix({Kind.SEARCH: 0.6, Kind.UPSERT: 0.2, Kind.EMBED: 0.2}, deadlines)
-            offer(bench, calling, "mix", mixed, first, seconds, probe_seconds)
-    stop(bench, work, data_folder, data, 2.0)
+        dataset = work / f"generated-{rows}-{dimension}-1"
+        with Callers(index.address, embedder.address if embedder else "", dataset, callers, seed) as calling:
+            for what, mix in mixes.items():
+                offer(bench, calling, what, mix, first, seconds, probe_seconds)
+    if not tuned:
+        stop(bench, work, data_folder, data, 2.0)
+    how = f"tuned to {target_recall:g}" if tuned else "not tuned"
     caller = "1 caller process" if callers == 1 else f"{callers} caller processes"
-    where = f"{data.title}, not tuned, {_SHARDS} shards; demo checkpoint; {caller} beside the services; {machine()}"
-    report(bench.figures, where, output, "load")
+    where = f"{data.title}, {how}, {_SHARDS} shards; demo checkpoint; {caller} beside the services; {machine()}"
+    report(bench.figures, where, output, "load tuned" if tuned else "load")
     if output is not None:
-        _put_loads(output, bench.loads, f"What became of the calls; each load lasted {seconds:g} s")
+        _put_loads(output, "loads tuned" if tuned else "loads", bench.loads, seconds)
 
 
-def _put_loads(path: Path, loads: Sequence[tuple[str, ...]], title: str) -> None:
+def _put_loads(path: Path, mark: str, loads: Sequence[tuple[str, ...]], seconds: float) -> None:
     lines = (_HEAD, ("---",) * len(_HEAD), *loads)
-    put(path, "loads", f"{title}.\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+    title = f"What became of the calls; each load lasted {seconds:g} s"
+    put(path, mark, f"{title}.\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Owns the counts and the latency histograms (HDR: 1 us to 10 minutes, three digit
 Knows no call.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -97,10 +98,10 @@ class Outcome:
         return outcome
 
 
-def total(outcomes: dict[str, Outcome]) -> Outcome:
-    """Of all kinds together."""
+def total(outcomes: Iterable[Outcome]) -> Outcome:
+    """All of them together."""
     whole = Outcome()
-    for outcome in outcomes.values():
+    for outcome in outcomes:
         whole.merge(outcome)
     return whole
 

@@ -90,7 +90,7 @@ class Traffic:
         response: Any,  # noqa: ANN401 - a class of messages
         sound: Callable[[Any], bool],
     ) -> Send:
-        call = channel.unary_unary(method, response_deserializer=response.FromString)
+        call: Any = channel.unary_unary(method, response_deserializer=response.FromString)
 
         async def send(timeout: float) -> bool:
             return sound(await call(next(requests), timeout=timeout))

@@ -62,6 +62,7 @@ class Records:
         for number, record in zip(numbers, found, strict=True):
             assert record is not None, f"r{number} is lost"
             assert record.metadata == {"number": number}
+            assert record.vector is not None
             np.testing.assert_allclose(record.vector, vector(number), atol=1e-3)
 
 

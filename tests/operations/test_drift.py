@@ -52,10 +52,11 @@ def soak(folder: Path, seconds: float, round_seconds: float) -> dict[str, Drift]
     data = Dataset.generated(folder, ROWS, DIMENSION, seed=1)
     # Records are written again and again, and merged soon, so that what the index holds goes up and down by the minute.
     arguments = ("--data-folder", str(folder / "data"), "--seal-rows", "256", "--log-level", "warning")
+    cache = ("--text-cache-bytes", str(2**20))  # full within the warm-up
     counted = {kind: Outcome() for kind in MIX.weights}
     with (
         running_service("index_service", folder, *arguments) as index,
-        running_service("embedder_service", folder, "--log-level", "warning") as embedder,
+        running_service("embedder_service", folder, *cache, "--log-level", "warning") as embedder,
     ):
         fill(index, data)
         services = {"index": index, "embedder": embedder}
@@ -81,8 +82,9 @@ def test_the_slope_is_that_of_what_was_seen_after_the_warm_up(embedder: RunningS
     drift.look()
     assert drift.memory_bytes[0] > 50e6
     assert drift.files[0] > 5
-    drift.seconds = list(range(0, 3_000, 10))
-    drift.memory_bytes = [10**9 if second < 900 else 5 * 10**8 + 2_000 * second for second in drift.seconds]
+    moments = range(0, 3_000, 10)
+    drift.seconds = list(map(float, moments))
+    drift.memory_bytes = [10**9 if second < 900 else 5 * 10**8 + 2_000 * second for second in moments]
     drift.files = [50] * len(drift.seconds)
     assert drift.megabytes_an_hour == pytest.approx(7.2)
     assert drift.files_an_hour == pytest.approx(0)

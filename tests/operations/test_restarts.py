@@ -5,6 +5,7 @@ fails, no answer is wrong, nothing acknowledged is lost, and the service that co
 import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,8 @@ class Restarted:
     """A service behind a proxy, which keeps its address."""
 
     def __init__(self, stack: ExitStack, module: str, folder: Path, *arguments: str) -> None:
-        self._start = lambda: start_service(module, folder, *arguments)
-        self.service: RunningService = self._start()
+        self._start = partial(start_service, module, folder, *arguments)
+        self.service = self._start()
         stack.callback(lambda: self.service.kill())
         self.proxy = stack.enter_context(Proxy(self.service.address))
 

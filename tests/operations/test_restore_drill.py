@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 from tests.processes import RunningService
@@ -38,6 +40,26 @@ def commands(folder: Path) -> Path:
     return folder
 
 
+def run(lines: str, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """The exit status, and what was printed. Whatever the lines have left running is ended."""
+    with (folder / "said").open("w+") as said:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", lines],
+            cwd=folder,
+            env=environment,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(100)
+        finally:
+            with suppress(ProcessLookupError):  # nothing is left
+                os.killpg(process.pid, signal.SIGKILL)
+        said.seek(0)
+        return code, said.read()
+
+
 def test_the_drill_gets_everything_back(embedder: RunningService, tmp_path: Path) -> None:
     pictures, place = tmp_path / "pictures", tmp_path / "srv"
     pictures.mkdir()
@@ -58,15 +80,7 @@ def test_the_drill_gets_everything_back(embedder: RunningService, tmp_path: Path
         "EYEBRIGHT_INDEX_PORT": str(port),
         "EYEBRIGHT_INDEX_METRICS_PORT": "0",
     }
-    done = subprocess.run(
-        ["bash", "-m", "-euo", "pipefail", "-c", lines],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{(tmp_path / 'index.log').read_text('utf-8')[-4000:]}"
-    assert f"the same answers: {len(PICTURES)} hits" in done.stdout.splitlines()
+    code, said = run(lines, tmp_path, environment)
+    assert code == 0, f"{said}\n{(tmp_path / 'index.log').read_text('utf-8')[-4000:]}"
+    assert f"the same answers: {len(PICTURES)} hits" in said.splitlines()
     assert (tmp_path / "before.txt").read_text("utf-8").count('"id": "pizza') == 1
