@@ -48,7 +48,7 @@ class SearchAdmission:
         waits = self._inside >= self._threads
         if waits and remaining_seconds is not None and expected > _SHARE * remaining_seconds:
             raise ResourceExhausted(
-                f"{self._inside} searches are inside, and an answer is expected in {expected:.3g} s; the caller waits "
+                f"with {self._inside} searching already an answer is expected in {expected:.3g} s; the caller waits "
                 f"for {max(remaining_seconds, 0):.3g} s, of which a search may take {_SHARE:.0%}",
                 retry_after_seconds=max(expected / 2, _LEAST_RETRY_SECONDS),
             )

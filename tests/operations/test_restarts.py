@@ -21,7 +21,7 @@ MOST_AMPLIFICATION = 1.2
 PER_SECOND = 30.0
 TIMEOUTS = Timeouts(search=60.0, write=60.0, embed=60.0, read=60.0)
 
-ROUNDS = [2, pytest.param(12, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
+ROUNDS = [1, pytest.param(12, marks=[pytest.mark.long, pytest.mark.timeout(600)])]
 
 
 class Restarted:

@@ -32,7 +32,7 @@ def test_a_search_that_would_come_too_late_is_refused_and_told_when_to_come_agai
         with busy.enter(1.01):  # (9 + 1) searches of 0.1 s on two threads: 0.5 s
             pass
         with pytest.raises(
-            ResourceExhausted, match=r"9 searches are inside, and an answer is expected in 0\.5 s"
+            ResourceExhausted, match=r"with 9 searching already an answer is expected in 0\.5 s"
         ) as told:
             inside.enter_context(busy.enter(0.99))
         assert told.value.retry_after_seconds == pytest.approx(0.25, rel=0.01)
