@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc
 import typer
@@ -45,7 +45,7 @@ def echo(module: str, folder: Path, *arguments: str) -> Iterator[Call]:
                 raise RuntimeError(f"{module} did not become ready: {log.read_text('utf-8')}")
             time.sleep(0.01)
         with grpc.insecure_channel(f"127.0.0.1:{json.loads(ready.read_text('utf-8'))['grpc_port']}") as channel:
-            call: Call = channel.unary_unary("/test.Echo/Echo")
+            call: Any = channel.unary_unary("/test.Echo/Echo")
             yield call
     finally:
         process.terminate()

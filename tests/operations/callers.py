@@ -28,6 +28,8 @@ class Tally:
     failed: list[BaseException] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """Answers that are not right."""
+    under_way: set[asyncio.Task[None]] = field(default_factory=set)
+    """Work that has begun and not ended."""
 
     def __str__(self) -> str:
         return f"{self.calls} calls, {len(self.failed)} failed, {len(self.wrong)} wrong"
@@ -90,7 +92,6 @@ class Captions:
 async def calling(work: Work, per_second: float) -> AsyncIterator[Tally]:
     """Begin so many pieces of work a second while the block runs; leaves once the last one has ended."""
     tally = Tally()
-    under_way: set[asyncio.Task[None]] = set()
 
     async def one(number: int) -> None:
         try:
@@ -104,8 +105,8 @@ async def calling(work: Work, per_second: float) -> AsyncIterator[Tally]:
         number = 0
         while True:
             await asyncio.sleep(began + number / per_second - loop.time())
-            under_way.add(task := asyncio.create_task(one(number)))
-            task.add_done_callback(under_way.discard)
+            tally.under_way.add(task := asyncio.create_task(one(number)))
+            task.add_done_callback(tally.under_way.discard)
             number += 1
 
     beginning = asyncio.create_task(begin())
@@ -113,4 +114,4 @@ async def calling(work: Work, per_second: float) -> AsyncIterator[Tally]:
         yield tally
     finally:
         beginning.cancel()
-        await asyncio.gather(*under_way)
+        await asyncio.gather(*tally.under_way)

@@ -40,6 +40,14 @@ class Restarted:
         self.proxy.target = self.service.address
 
 
+async def caught_up(tally: Tally) -> None:
+    """Until what has waited for the service is done. One that dies again before is in a crash loop, where calls fail after
+    as many attempts as the retry policy allows.
+    """
+    while len(tally.under_way) > PER_SECOND:
+        await asyncio.sleep(0.05)
+
+
 def check(what: str, tally: Tally, attempts: int) -> None:
     amplification = attempts / tally.calls
     print(f"{what}: {tally}, amplification {amplification:.3f}")  # noqa: T201
@@ -62,7 +70,7 @@ async def test_the_index_is_restarted(tmp_path: Path, end: Callable[[RunningServ
                 for _ in range(rounds):
                     await asyncio.sleep(0.5)
                     await index.restart(end)
-                await asyncio.sleep(0.5)
+                    await caught_up(tally)
             check(f"index, {rounds} times {end.__name__}", tally, index.proxy.attempts - before)
             await work.check()
 
@@ -80,5 +88,5 @@ async def test_the_embedder_is_restarted(tmp_path: Path, end: Callable[[RunningS
                 for _ in range(rounds):
                     await asyncio.sleep(0.5)
                     await embedder.restart(end)
-                await asyncio.sleep(0.5)
+                    await caught_up(tally)
             check(f"embedder, {rounds} times {end.__name__}", tally, embedder.proxy.attempts - before)

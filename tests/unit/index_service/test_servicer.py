@@ -74,7 +74,7 @@ async def test_a_small_search_that_would_come_too_late_is_refused_others_are_not
     caller: Any = SimpleNamespace(time_remaining=lambda: 5.0)
     patient: Any = SimpleNamespace(time_remaining=lambda: None)
 
-    def asked(**fields: bool) -> search_pb2.SearchRequest:
+    def asked(**fields: Any) -> search_pb2.SearchRequest:
         vectors = encode_vectors(np.eye(1, 4), OLD.fingerprint)
         return search_pb2.SearchRequest(
             collection="pets", vectors=vectors, modality=search_pb2.MODALITY_IMAGE, k=1, **fields
