@@ -41,8 +41,8 @@ class Restarted:
 
 
 async def caught_up(tally: Tally) -> None:
-    """Until what has waited for the service is done. One that dies again before is in a crash loop, where calls fail after
-    as many attempts as the retry policy allows.
+    """Until what has waited for the service is done. One that dies again before is in a crash loop, where calls fail
+    after as many attempts as the retry policy allows.
     """
     while len(tally.under_way) > PER_SECOND:
         await asyncio.sleep(0.05)
