@@ -58,7 +58,7 @@ test-operations: setup ## Run in long form: images and their environments; a bad
 images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
 	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s
 
-bench: setup ## Measure the embedder and the index engine (over an hour, 25 GB of disk); write docs/results and the plots.
+bench: setup ## Measure the embedder, the index engine, and both under load (over an hour, 30 GB of disk); write docs/results and the plots.
 	$(BIN)/python -m benchmarks.towers --output docs/results/embedder.md
 	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000 $(BIN)/python -m benchmarks.embedder --work $(BENCH) --output docs/results/embedder.md
 	$(BIN)/python -m benchmarks.traps --output docs/embedding.md
@@ -66,6 +66,9 @@ bench: setup ## Measure the embedder and the index engine (over an hour, 25 GB o
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md --scenes --rows 100000
 	$(BIN)/python -m benchmarks.growth --work $(BENCH) --output docs/results/engine.md --picture docs/images/growth.png
 	$(BIN)/python -m benchmarks.accuracy --work $(BENCH) --output docs/accuracy.md --picture docs/images/recall-latency.png
+	$(BIN)/python -m benchmarks.call_cost --output docs/results/operations.md
+	$(BIN)/python -m benchmarks.load --work $(BENCH) --output docs/results/operations.md
+	$(BIN)/python -m benchmarks.load --work $(BENCH) --output docs/results/operations.md --target-recall 0.99
 
 check: setup ## Format, lint, types, contract.
 	$(BIN)/ruff format --check .

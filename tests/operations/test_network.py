@@ -50,7 +50,7 @@ def far_index(network: Network, tmp_path: Path) -> Iterator[RunningService]:
 @asynccontextmanager
 async def records(address: str, seconds: float = 30.0) -> AsyncIterator[Records]:
     """Work for callers, in a collection of its own."""
-    timeouts = Timeouts(search=seconds, write=seconds)
+    timeouts = Timeouts(search=seconds, write=seconds, read=seconds)
     async with AsyncClient(None, address, collection=COLLECTION, timeouts=timeouts) as client:
         yield Records(client)
 
@@ -122,7 +122,7 @@ async def test_a_partition_is_ridden_over(network: Network, far_index: RunningSe
 
 @needs_network
 async def test_in_a_partition_calls_end_by_their_deadline(network: Network, far_index: RunningService) -> None:
-    async with records(far_index.address, seconds=0.5) as work:
+    async with records(far_index.address, seconds=1.0) as work:
         await work.check()  # connects
         with network.partition():
             began = time.monotonic()
