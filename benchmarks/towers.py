@@ -52,10 +52,11 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Markdown file to put the tables into.")] = None,
     family: Annotated[list[str] | None, typer.Option(help="Measure these families alone.")] = None,
     precision: Annotated[list[Precision] | None, typer.Option(help="Measure these precisions alone.")] = None,
+    speed: Annotated[bool, typer.Option(help="Measure how fast the families are, too.")] = True,
 ) -> None:
     """Measure, print, and write."""
     precisions = tuple(precision or (Precision.FP32, Precision.BF16, Precision.INT8))
-    for name in family or FAMILIES:
+    for name in (family or FAMILIES) if speed else ():
         _show(f"towers of {name}", _speed(name, FAMILIES[name], precisions), output)
         gc.collect()
     _show("precision", _costs(precisions), output)

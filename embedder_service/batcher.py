@@ -14,7 +14,7 @@ from threading import Condition, Thread
 
 import numpy as np
 
-from embedder_service.backends import Backend, OutOfMemory, Tower
+from embedder_service.backends import Backend, DeviceLost, OutOfMemory, Tower
 from embedder_service.items import Item, Priority
 from embedder_service.metrics import EmbedderMetrics, Stage
 from embedder_service.schedule import Schedule, Turn
@@ -45,7 +45,8 @@ class Batcher:
     """Runs a backend in ``workers`` threads of its own for callers on one event loop.
 
     Several are for passes that leave each other their speed, each on a core of its own: what waits is dealt out among
-    those that are idle.
+    those that are idle. Where the backend is serial they are for the passes in flight: one takes all that waits, and
+    what it takes lasts from the end of the pass before.
     """
 
     def __init__(
@@ -57,6 +58,9 @@ class Batcher:
         workers: int = 1,
     ) -> None:
         self._backend = backend
+        self._serial = backend.serial
+        self._freed = 0.0
+        """When a serial backend was done with a batch last, on time.monotonic()'s scale."""
         self._costs = costs
         self._metrics = metrics
         self._schedule = Schedule(costs, bulk_share)
@@ -73,13 +77,6 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def heartbeat(self) -> float:
-        """The last sign of life of the device thread that has given none for longest, on time.monotonic()'s scale: when
-        the pass began that it is in, else at most a second ago.
-        """
-        return min(worker.heartbeat for worker in self._workers)
 
     def put(self, items: Iterable[Item]) -> None:
         """Queue items whose row is made, from any thread. Those for which nobody waits any more are dropped."""
@@ -120,16 +117,18 @@ class Batcher:
         return self._schedule.waiting(tower, priority)
 
     def remaining_seconds(self) -> float:
-        """When the next device thread is expected to be free, in seconds from now; 0 when one is."""
-        ends = min(worker.ends if worker.batch else 0.0 for worker in self._workers)
-        return max(ends - time.monotonic(), 0.0)
+        """When the device is expected to have time for another pass, in seconds from now; 0 when it has."""
+        ends = [worker.ends if worker.batch else 0.0 for worker in self._workers]
+        return max((max(ends) if self._serial else min(ends)) - time.monotonic(), 0.0)
 
-    def overdue_seconds(self) -> float:
-        """How long ago a device thread should have given a sign of life: the end of the pass that it is in, by what
-        such passes take, or its next beat while idle. 0 while all are in time; any thread may ask.
+    def stall(self, tolerated_seconds: float) -> str:
+        """That the device stands still, in words; empty unless the next sign of life of one of its threads is overdue
+        by more than is tolerated. That is the end of the pass that it is in, by what such passes take, or its next
+        beat while idle. Any thread may ask.
         """
         expected = min(max(worker.heartbeat + _HEARTBEAT_SECONDS, worker.ends) for worker in self._workers)
-        return max(time.monotonic() - expected, 0.0)
+        overdue = time.monotonic() - expected
+        return f"the device is overdue by {overdue:.0f} s with its pass" if overdue > tolerated_seconds else ""
 
     async def stop(self) -> None:
         """End the device threads after the pass they are in; what still waits fails with Unavailable."""
@@ -141,7 +140,7 @@ class Batcher:
         self._empty(Unavailable("the service is stopping"))
 
     def _watch(self) -> None:
-        self._metrics.busy.workers = len(self._workers)
+        self._metrics.busy.at_once = 1 if self._serial else len(self._workers)
         for tower, cost in self._costs.items():
             self._metrics.batch_limit.labels(tower).set_function(partial(getattr, cost, "batch_limit"))
             for priority in Priority:
@@ -171,9 +170,10 @@ class Batcher:
             while not self._stopping:
                 worker.heartbeat = now = time.monotonic()
                 idle = sum(not other.batch for other in self._workers)
-                if (turn := self._schedule.next_turn(now, sharers=idle)) is not None:
+                if (turn := self._schedule.next_turn(now, sharers=1 if self._serial else idle)) is not None:
+                    begins = now + (self.remaining_seconds() if self._serial else 0.0)
                     worker.batch = turn.batch
-                    worker.ends = now + self._costs[turn.tower].seconds(len(turn.batch))
+                    worker.ends = begins + self._costs[turn.tower].seconds(len(turn.batch))
                     if self._schedule:
                         self._changed.notify()  # for the others, if any are idle
                     return turn
@@ -188,6 +188,9 @@ class Batcher:
         self._embed(tower, batch, began, causes)
         ended = time.monotonic()
         with self._changed:
+            began = max(began, self._freed)
+            if self._serial:
+                self._freed = ended
             self._schedule.charge(batch, ended - began)
         self._metrics.end_batch(tower, began, ended)
         if causes:
@@ -205,6 +208,8 @@ class Batcher:
         try:
             vectors = self._backend.forward(tower, np.stack([item.row for item in batch if item.row is not None]))
             sound = _are_unit_vectors(vectors, len(batch))
+        except DeviceLost:
+            raise
         except OutOfMemory as error:
             self._shrink(tower, len(batch), error)
             fault: ServiceError = ServiceError(f"internal error: no memory for a pass of {len(batch)}")
@@ -212,7 +217,7 @@ class Batcher:
             causes.append(error)
             fault = ServiceError("internal error: the forward pass failed")
         else:
-            ended = time.monotonic()
+            began, ended = max(began, self._freed), time.monotonic()
             self._costs[tower].observe(len(batch), ended - began)
             self._metrics.observe_pass(tower, len(batch), ended - began)
             self._loop.call_soon_threadsafe(self._deliver, batch, vectors, sound, (began, ended))
@@ -230,7 +235,7 @@ class Batcher:
         cost = self._costs[tower]
         cost.shrink(size)
         _logger.warning(
-            "out of memory: smaller batches from now on",
+            "out of memory: smaller batches for a while",
             extra={"tower": tower, "batch_size": size, "batch_limit": cost.batch_limit, "reason": str(error)},
         )
 

@@ -122,9 +122,7 @@ class Canary:
         arrival = asyncio.ensure_future(answer.whole())
         try:
             while not (await asyncio.wait({arrival}, timeout=_LOOK_SECONDS))[0]:
-                overdue = self._batcher.overdue_seconds()
-                if overdue > self._late_seconds:
-                    late = f"the device is overdue by {overdue:.0f} s with its pass"
+                if late := self._batcher.stall(self._late_seconds):
                     self._lifecycle.withdraw(self._failed(tower, late))
             arrival.result()
         finally:

@@ -4,6 +4,7 @@ Owns what is accepted as an image and how it becomes (size, size, 3) uint8. Thre
 Knows nothing of models, queues or gRPC.
 """
 
+import ctypes
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from threading import Condition, Lock
 
 import numpy as np
-from PIL import Image
+from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
@@ -26,6 +27,11 @@ from service_runtime.errors import InvalidArgument
 
 # Pillow warns of what is odd in a file, and Python keeps each text for ever: a way to fill memory and the log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# libtiff writes what it finds wrong in a file to standard error, among the lines of the log; Pillow raises all the
+# same. A libtiff that can't be reached through Pillow keeps doing so.
+if (_set_error_handler := getattr(ctypes.CDLL(_imaging.__file__), "TIFFSetErrorHandler", None)) is not None:
+    _set_error_handler(None)
 
 # A reader is called directly rather than through Image.open, whose check against decompression bombs warns through
 # process-wide state and knows another limit than ours.

@@ -116,7 +116,7 @@ class EmbedderMetrics:
         )
         self.batch_limit = Gauge(
             "eyebright_embedder_batch_limit",
-            "Most items of one forward pass; less than at the start after a pass ran out of memory.",
+            "Most items of one forward pass; for a while less than at the start after one ran out of memory.",
             ("tower",),
             registry=registry,
         )
@@ -197,12 +197,12 @@ class EmbedderMetrics:
 
 
 class BusyRatio:
-    """Share of the time of ``workers`` threads that they were at work, weighted by how long ago it was: the weight of a
-    moment falls to 1/e in BUSY_SECONDS.
+    """Share of the time that a device was at work which computes ``at_once`` passes at a time, weighted by how long ago
+    it was: the weight of a moment falls to 1/e in BUSY_SECONDS.
     """
 
     def __init__(self) -> None:
-        self.workers = 1
+        self.at_once = 1
         self._lock = Lock()
         self._state = 0.0, time.monotonic(), 0
         """The ratio, when that was, and how many have been at work since."""
@@ -226,4 +226,4 @@ class BusyRatio:
     def _at(self, now: float) -> float:
         ratio, since, working = self._state
         kept = math.exp(-max(now - since, 0.0) / BUSY_SECONDS)
-        return ratio * kept + (1 - kept) * working / self.workers
+        return ratio * kept + (1 - kept) * min(working / self.at_once, 1.0)

@@ -38,6 +38,9 @@ from service_runtime.process_metrics import state_build
 _CANARY_LIMIT = 1_000_000
 """Bytes and pixels of the canary's picture, at most; the limits of callers' pictures may be narrower."""
 
+_IN_FLIGHT = 2
+"""Passes in flight where one after another is computed."""
+
 _logger = logging.getLogger("eyebright.embedder")
 
 
@@ -122,10 +125,7 @@ class EmbedderService:
 
     def ailment(self) -> str:
         """That the device hangs."""
-        overdue = self._embedder.batcher.overdue_seconds() if self._embedder is not None else 0.0
-        return (
-            f"the device is overdue by {overdue:.0f} s with its pass" if overdue > self._settings.stall_seconds else ""
-        )
+        return self._embedder.batcher.stall(self._settings.stall_seconds) if self._embedder is not None else ""
 
     async def drain(self) -> None:
         """End the canary; nothing else goes on for long."""
@@ -158,7 +158,7 @@ class EmbedderService:
         reference = ReferenceBackend(checkpoint.towers, checkpoint.preprocessing)
         cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, reference)
         rows = _specimens(checkpoint)
-        workers = settings.workers or 1
+        workers = settings.workers or (_IN_FLIGHT if backend.serial else 1)
         if settings.device == "cpu" and not (settings.workers or settings.torch_threads):
             passes = [partial(backend.forward, tower, rows[tower][None]) for tower in backend.towers]
             workers = choose_workers(backend.set_threads, passes, usable_cores())

@@ -103,8 +103,9 @@ class EmbedderSettings(ServiceSettings):
     run side by side."""
 
     workers: int = Field(0, ge=0, le=64)
-    """Forward passes that run side by side, 1 to 64; 0 measures on a CPU whether several on fewer cores each do better,
-    as they do with small models, unless torch_threads is set."""
+    """Forward passes under way, 1 to 64. On a CPU they run side by side; 0 measures whether several on fewer cores each
+    do better, as they do with small models, unless torch_threads is set. A GPU computes one after another; 0 is 2
+    there, so that the next is brought to it meanwhile."""
 
     decode_threads: int = Field(0, ge=0, le=1024)
     """Images decoded at a time, 1 to 1,024; 0 takes one for each core this process may use."""

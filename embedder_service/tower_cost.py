@@ -15,6 +15,11 @@ _FURTHEST = 4.0
 """By what factor one pass may seem to differ from the prediction: a pass held up by something else changes little."""
 
 
+_PASSES_BEFORE_GROWTH = 256
+"""Passes of as many items as the limit allows, before a limit that was lowered is doubled again. What took the memory
+may be gone by then; if not, one pass in so many is made in vain."""
+
+
 class TowerCost:
     """Seconds of a pass of n items. Threads may read while one thread observes.
 
@@ -28,6 +33,9 @@ class TowerCost:
         self._curve = tuple(sorted((seconds or {}).items()))
         self._sizes = [size for size, _ in self._curve]
         self._level = 1.0
+        self._highest_limit = batch_limit
+        self._full_passes = 0
+        """Since the limit was changed last."""
         self.batch_limit = batch_limit
         """Most items of one pass."""
 
@@ -46,6 +54,7 @@ class TowerCost:
 
     def observe(self, size: int, seconds: float) -> None:
         """A pass of ``size`` items took so long."""
+        self._grow(size)
         if not self._curve:
             self._sizes, self._curve = [size], ((size, seconds),)
             return
@@ -53,8 +62,18 @@ class TowerCost:
             self._level *= min(max(seconds / expected, 1 / _FURTHEST), _FURTHEST) ** _WEIGHT
 
     def shrink(self, failed_size: int) -> None:
-        """A batch of ``failed_size`` was too large for the memory: take half as many from now on, at least 1."""
+        """A batch of ``failed_size`` was too large for the memory: take half as many for a while, at least 1."""
         self.batch_limit = max(min(self.batch_limit, failed_size) // 2, 1)
+        self._full_passes = 0
+
+    def _grow(self, size: int) -> None:
+        """Double a limit that was lowered, once enough passes have gone well that would have been larger without it."""
+        if size < self.batch_limit or self.batch_limit == self._highest_limit:
+            return
+        self._full_passes += 1
+        if self._full_passes >= _PASSES_BEFORE_GROWTH:
+            self.batch_limit = min(2 * self.batch_limit, self._highest_limit)
+            self._full_passes = 0
 
     def _on_curve(self, size: int) -> float:
         """Straight between measured sizes, in proportion beyond them."""

@@ -31,6 +31,10 @@ class OutOfMemory(Exception):
     """The device has no memory for a batch of this size; a smaller one may do."""
 
 
+class DeviceLost(Exception):
+    """The device computes nothing any more for this process; another one may have it again."""
+
+
 class Backend(Protocol):
     """Runs one tower or both on one device. May be called from several threads at a time."""
 
@@ -40,10 +44,14 @@ class Backend(Protocol):
     """Those that forward() may be called for."""
     precision: Precision
     """What they compute in."""
+    serial: bool
+    """Whether passes that several threads ask for are computed one after another: two in flight then keep the device
+    busy, as the second is brought there while the first is computed. Else they run side by side."""
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Vectors (n, dimension) float32 of Euclidean length 1, each a function of its own row alone.
 
         ``batch`` is (n, size, size, 3) uint8 RGB for the image tower, (n, text_length) int64 token ids for the text
-        tower. Raises OutOfMemory, after which the next call is worth a try, and anything else when the device fails.
+        tower. Raises OutOfMemory, after which the next call is worth a try, DeviceLost, after which none is, and
+        anything else when the device fails.
         """

@@ -20,6 +20,7 @@ class ReferenceBackend:
 
     device = "cpu"
     precision = Precision.FP32
+    serial = False
 
     def __init__(self, towers: Mapping[Tower, Any], preprocessing: Preprocessing) -> None:
         self.towers = tuple(towers)

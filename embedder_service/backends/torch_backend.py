@@ -3,15 +3,16 @@
 Owns the way to the device and back, and the length of the vectors. Knows nothing of queues, files or gRPC.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from embedder_service.backends import OutOfMemory, Precision, Tower
+from embedder_service.backends import DeviceLost, OutOfMemory, Precision, Tower
+from embedder_service.backends.cuda import CudaDevice
 from embedder_service.backends.linear import linear_maker
 from embedder_service.backends.pixel_values import PixelValues
 from embedder_service.backends.precision import choose_precision, number_type
@@ -53,6 +54,8 @@ class TorchBackend:
             self._towers = {tower: kinds[tower](model, make, dtype, device) for tower, model in towers.items()}
         self.pixel_values = PixelValues(preprocessing, device)
         """(n, size, size, 3) uint8 -> (n, 3, size, size) float32."""
+        self._cuda = None if device == "cpu" else CudaDevice(device)
+        self.serial = self._cuda is not None
 
     def set_threads(self, threads: int) -> None:
         """Have a pass on the CPU take so many threads, in whatever thread its first pass runs from now on."""
@@ -60,28 +63,38 @@ class TorchBackend:
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
-        with _out_of_memory_translated(), torch.inference_mode():
-            rows = torch.from_numpy(batch).to(self.device)
-            parts = rows.split(1) if self._one_by_one else (rows,)
-            pooled = torch.cat([self._pooled(tower, part) for part in parts])
-            vectors: np.ndarray = functional.normalize(pooled.float(), dim=-1).cpu().numpy()
+        try:
+            return self._forward(tower, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                if self._cuda is not None and self._cuda.is_lost():
+                    raise DeviceLost(f"{self.device}: {error}") from error
+                raise
+            reason = str(error)
+        # Not in the handler: the error holds the tensors of the pass, and a smaller one needs their memory.
+        raise OutOfMemory(reason)
+
+    def _forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            if self._cuda is not None:
+                return self._cuda.run(batch, partial(self._unit_vectors, tower))
+            vectors: np.ndarray = self._unit_vectors(tower, torch.from_numpy(batch)).numpy()
             return vectors
+
+    def _unit_vectors(self, tower: Tower, rows: torch.Tensor) -> torch.Tensor:
+        parts = rows.split(1) if self._one_by_one else (rows,)
+        pooled = torch.cat([self._pooled(tower, part) for part in parts])
+        return functional.normalize(pooled.float(), dim=-1)
 
     def _pooled(self, tower: Tower, rows: torch.Tensor) -> torch.Tensor:
         return self._towers[tower](rows if tower is Tower.TEXT else self.pixel_values(rows))
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch says on devices where it has no exception of its own for it, the CPU among them."""
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cublas_status_alloc_failed")
+"""What torch says where it has no exception of its own for it: on the CPU, of pinned memory, in CUDA's libraries."""
 
 
-@contextmanager
-def _out_of_memory_translated() -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except RuntimeError as error:
-        if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
-            raise OutOfMemory(str(error)) from error
-        raise
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in _OUT_OF_MEMORY)

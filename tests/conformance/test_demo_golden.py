@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from eyebright_cli.doctor import golden as cli_golden
 
 from embedder_service.backends import Tower
 from embedder_service.backends.torch_backend import TorchBackend
@@ -45,6 +46,25 @@ def test_they_are_of_this_checkpoint(golden: Golden, checkpoint: Checkpoint) -> 
 
 def test_the_command_line_holds_the_same() -> None:
     assert CLI_COPY.read_bytes() == (DEMO_FOLDER / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("path", [CLI_COPY, DEMO_FOLDER / FILE_NAME], ids=["the command line's", "the checkpoint's"])
+def test_the_command_line_reads_a_golden_file_as_the_embedder_does(path: Path) -> None:
+    ours, theirs = read_golden(path), cli_golden.read_golden(path)
+    assert theirs.fingerprint == ours.fingerprint
+    assert theirs.captions == tuple(caption.text for caption in ours.captions)
+    assert theirs.pictures == tuple((picture.name, picture.encoded) for picture in ours.pictures)
+    np.testing.assert_array_equal(np.concatenate([theirs.caption_vectors, theirs.picture_vectors]), ours.vectors)
+
+
+def test_the_embedder_reads_a_golden_file_that_the_command_line_wrote(tmp_path: Path, golden: Golden) -> None:
+    path = tmp_path / "golden.json"
+    cli_golden.write_golden(path, cli_golden.bundled_golden(), "a test")
+    read = read_golden(path)
+    assert (read.fingerprint, read.made_by) == (golden.fingerprint, "a test")
+    assert [caption.text for caption in read.captions] == [caption.text for caption in golden.captions]
+    assert [picture.encoded for picture in read.pictures] == [picture.encoded for picture in golden.pictures]
+    np.testing.assert_array_equal(read.vectors, golden.vectors)
 
 
 def test_token_ids(golden: Golden, checkpoint: Checkpoint) -> None:

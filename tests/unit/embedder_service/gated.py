@@ -6,12 +6,12 @@ from threading import Semaphore
 
 import numpy as np
 
-from embedder_service.backends import OutOfMemory, Precision, Tower
+from embedder_service.backends import DeviceLost, OutOfMemory, Precision, Tower
 from embedder_service.items import Answer, Item, Priority
 
 FOREVER = float("inf")
 
-BROKEN, TOO_LARGE, FATAL, NOT_A_NUMBER, TOO_LONG = -1.0, -2.0, -3.0, -4.0, -5.0
+BROKEN, TOO_LARGE, FATAL, NOT_A_NUMBER, TOO_LONG, LOSS = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0
 """Rows that make a pass raise, or come back as what is no unit vector."""
 
 
@@ -22,7 +22,8 @@ class GatedBackend:
     towers = tuple(Tower)
     precision = Precision.FP32
 
-    def __init__(self, memory: int = 1000) -> None:
+    def __init__(self, memory: int = 1000, *, serial: bool = False) -> None:
+        self.serial = serial
         self.memory = memory
         """Largest batch that does not run out of memory."""
         self.passes: Queue[tuple[Tower, list[float]]] = Queue()
@@ -34,6 +35,8 @@ class GatedBackend:
         assert self.permits.acquire(timeout=20)
         if FATAL in rows:
             raise SystemExit("killed")
+        if LOSS in rows:
+            raise DeviceLost("an illegal memory access")
         if len(rows) > self.memory or TOO_LARGE in rows:
             raise OutOfMemory(f"no room for {len(rows)}")
         if BROKEN in rows:

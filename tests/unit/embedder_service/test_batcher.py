@@ -5,12 +5,16 @@ import logging
 import time
 from collections.abc import AsyncIterator
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from embedder_service.backends import Tower
-from embedder_service.batcher import Batcher
-from embedder_service.items import Answer, Priority
+from embedder_service.backends import DeviceLost, Tower
+from embedder_service.backends.torch_backend import TorchBackend
+from embedder_service.batcher import _HEARTBEAT_SECONDS, Batcher
+from embedder_service.checkpoint import load_checkpoint
+from embedder_service.checkpoint_files import DEMO_FOLDER, read_folder
+from embedder_service.items import Answer, Item, Priority
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.tower_cost import TowerCost
 from service_runtime.errors import DeadlineExceeded, Unavailable
@@ -18,6 +22,7 @@ from tests.unit.embedder_service.gated import (
     BROKEN,
     FATAL,
     FOREVER,
+    LOSS,
     NOT_A_NUMBER,
     TOO_LARGE,
     TOO_LONG,
@@ -31,11 +36,19 @@ BULK = Priority.BULK
 class Bench:
     """A batcher with a gated backend and its metrics."""
 
-    def __init__(self, batch_limit: int = 4, memory: int = 1000, seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        batch_limit: int = 4,
+        memory: int = 1000,
+        seconds: float = 1.0,
+        workers: int = 1,
+        *,
+        serial: bool = False,
+    ) -> None:
         self.registry = CollectorRegistry()
-        self.backend = GatedBackend(memory)
+        self.backend = GatedBackend(memory, serial=serial)
         self.costs = {tower: TowerCost(batch_limit, {1: seconds}) for tower in Tower}
-        self.batcher = Batcher(self.backend, self.costs, 0.2, EmbedderMetrics(self.registry))
+        self.batcher = Batcher(self.backend, self.costs, 0.2, EmbedderMetrics(self.registry), workers)
 
     def put(self, call: Call) -> Call:
         self.batcher.put(call.items)
@@ -216,7 +229,7 @@ async def test_out_of_memory_halves_the_batch_and_repeats(caplog: pytest.LogCapt
     assert bench.costs[Tower.IMAGE].batch_limit == 16
     assert bench.sample("batch_limit") == 1
     assert bench.sample("batch_limit", tower="image") == 16
-    assert {record.message for record in caplog.records} == {"out of memory: smaller batches from now on"}
+    assert {record.message for record in caplog.records} == {"out of memory: smaller batches for a while"}
 
 
 async def test_a_device_thread_that_dies_is_noticed() -> None:
@@ -232,30 +245,110 @@ async def test_a_device_thread_that_dies_is_noticed() -> None:
     await bench.batcher.stop()
 
 
-async def test_the_heart_beats_while_idle_and_stands_still_in_a_pass(bench: Bench) -> None:
-    first = bench.batcher.heartbeat
-    while bench.batcher.heartbeat == first:
+async def test_an_idle_device_gives_signs_of_life(bench: Bench) -> None:
+    assert bench.batcher.stall(1.0) == ""
+    second_beat = time.monotonic() + 1.5 * _HEARTBEAT_SECONDS
+    while time.monotonic() < second_beat or bench.batcher.stall(0.0):  # without that beat it would be so for ever
         await asyncio.sleep(0.01)
-    before = time.monotonic()
-    await bench.running()
-    began = bench.batcher.heartbeat
-    assert before <= began <= time.monotonic()
-    await asyncio.sleep(0.05)
-    assert bench.batcher.heartbeat == began
     assert not bench.batcher.failed.done()
 
 
 async def test_a_pass_is_overdue_past_the_end_that_is_expected_of_it() -> None:
     quick, slow = Bench(seconds=0.001), Bench(seconds=1000.0)
-    await quick.running()
     await slow.running()
-    while not quick.batcher.overdue_seconds():
+    began = time.monotonic()
+    await quick.running()
+    while not (stall := quick.batcher.stall(0.1)):
         await asyncio.sleep(0.01)
-    assert time.monotonic() - slow.batcher.heartbeat > 0.9
-    assert slow.batcher.overdue_seconds() == 0
+    assert stall == "the device is overdue by 0 s with its pass"
+    assert quick.batcher.stall(1000.0) == ""
+    assert time.monotonic() - began > 1
+    assert slow.batcher.stall(0.0) == ""
     for bench in (quick, slow):
         bench.backend.permits.release()
         await bench.batcher.stop()
+
+
+async def test_a_device_that_is_lost_is_asked_for_nothing_more(bench: Bench) -> None:
+    await bench.running()
+    at_work = bench.put(Call(1.0, LOSS, 2.0))
+    bench.backend.permits.release(100)
+    assert isinstance(await asyncio.wait_for(bench.batcher.failed, 20), DeviceLost)
+    with pytest.raises(Unavailable, match="the device thread has died"):
+        await at_work.angles()
+    assert await bench.backend.rows_of(1) == [[1.0, LOSS, 2.0]]
+    assert bench.backend.passes.empty()  # the halves would fail as well
+
+
+class TestSerialBackend:
+    @pytest.fixture
+    async def bench(self) -> AsyncIterator[Bench]:
+        bench = Bench(workers=2, serial=True)
+        yield bench
+        bench.backend.permits.release(100)
+        await bench.batcher.stop()
+
+    async def test_two_batches_are_in_flight_and_the_rest_waits(self, bench: Bench) -> None:
+        calls = [bench.put(Call(value / 10)) for value in range(1, 2)]
+        first = await bench.backend.rows_of(1)
+        calls += [bench.put(Call(*(value / 10 for value in range(2, 6))))]
+        calls += [bench.put(Call(value / 10)) for value in range(6, 9)]
+        assert [*first, *await bench.backend.rows_of(1)] == [[0.1], [0.2, 0.3, 0.4, 0.5]]
+        assert bench.batcher.waiting(Tower.TEXT, Priority.INTERACTIVE) == 3
+        assert bench.registry.get_sample_value("eyebright_embedder_device_busy_ratio") or 0 <= 1
+        bench.backend.permits.release(1)
+        assert await bench.backend.rows_of(1) == [[0.6, 0.7, 0.8]]
+        bench.backend.permits.release(2)
+        assert [await call.angles() for call in calls] == [
+            [0.1],
+            [0.2, 0.3, 0.4, 0.5],
+            *([value / 10] for value in range(6, 9)),
+        ]
+
+    async def test_what_waits_is_not_dealt_out_among_threads_that_are_idle(self, bench: Bench) -> None:
+        bench.put(Call(1.0, 1.1, 1.2, 1.3))
+        assert await bench.backend.rows_of(1) == [[1.0, 1.1, 1.2, 1.3]]
+
+    async def test_the_device_is_free_after_both_passes(self, bench: Bench) -> None:
+        for value in (1.0, 2.0):
+            bench.put(Call(value))
+            await bench.backend.next_pass()
+        assert 1.5 < bench.batcher.remaining_seconds() <= 2
+
+    async def test_a_pass_lasts_from_the_end_of_the_one_before(self, bench: Bench) -> None:
+        first = bench.put(Call(1.0))
+        await bench.backend.next_pass()
+        second = bench.put(Call(2.0))
+        await bench.backend.next_pass()
+        await asyncio.sleep(0.2)  # both are in flight for so long
+        bench.backend.permits.release()
+        await first.angles()
+        bench.backend.permits.release()
+        await second.angles()
+        assert first.answer.forward_seconds >= 0.2
+        assert second.answer.queue_seconds >= 0.15
+        assert second.answer.forward_seconds < first.answer.forward_seconds
+
+
+async def test_a_serial_backend_gives_the_same_vectors_with_two_in_flight_as_with_one() -> None:
+    checkpoint = load_checkpoint(read_folder(DEMO_FOLDER, "demo"), 1 << 15)
+    backend = TorchBackend(checkpoint.towers, checkpoint.preprocessing, "cpu", 1)
+    backend.serial = True
+    rows = np.random.default_rng(0).integers(2, 1000, (40, checkpoint.tokenizer.layout.length))
+    costs = {tower: TowerCost(4, {1: 0.001}) for tower in Tower}
+    found = []
+    for workers in (1, 2):
+        batcher = Batcher(backend, costs, 0.2, EmbedderMetrics(CollectorRegistry()), workers)
+        answer = Answer(len(rows), checkpoint.dimension, "texts")
+        items = [Item(Tower.TEXT, Priority.INTERACTIVE, FOREVER, row=row) for row in rows]
+        for position, item in enumerate(items):
+            answer.expect(item, position)
+        batcher.put(items)
+        await asyncio.wait_for(answer.whole(), 60)
+        await batcher.stop()
+        found.append(answer.vectors)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+    assert not np.allclose(found[0][0], found[0][1], atol=0.01)
 
 
 async def test_stopping_answers_what_still_waits() -> None:

@@ -228,6 +228,16 @@ def test_rare_tiff_compressions_are_refused_by_number(decoder: ImageDecoder) -> 
         decoder.decode(encoded(photo(40, 30), "TIFF", compression="lzma"), "images[0]")
 
 
+def test_a_broken_tiff_writes_nothing_among_the_lines_of_the_log(
+    decoder: ImageDecoder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = encoded(photo(64, 64), "TIFF", compression="tiff_lzw")
+    broken = whole[:500] + bytes(2_500) + whole[3_000:]
+    with pytest.raises(InvalidArgument, match="not one that breaks: decoder error"):
+        decoder.decode(broken, "images[0]")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_a_file_cut_anywhere_is_taken_only_where_pillow_takes_it(decoder: ImageDecoder, form: str) -> None:
     file = encoded(photo(40, 30), form)

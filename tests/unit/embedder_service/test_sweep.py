@@ -18,6 +18,7 @@ class Simulated:
     device = "test"
     towers = tuple(Tower)
     precision = Precision.FP32
+    serial = False
 
     def __init__(self, seconds: Callable[[int], float], preparation: float = 0.0, memory: int = 1000) -> None:
         self.now = 0.0

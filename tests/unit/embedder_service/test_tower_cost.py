@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedder_service.tower_cost import TowerCost
+from embedder_service.tower_cost import _PASSES_BEFORE_GROWTH, TowerCost
 
 
 def test_sizes_between_measured_ones_lie_on_a_straight_line_and_beyond_them_in_proportion() -> None:
@@ -56,6 +56,30 @@ def test_shrinking_halves_and_stops_at_one() -> None:
         cost.shrink(failed)
         limits.append(cost.batch_limit)
     assert limits == [6, 3, 1, 1, 1]
+
+
+def test_a_lowered_limit_doubles_after_enough_full_passes_up_to_where_it_was() -> None:
+    cost = TowerCost(12, {1: 1.0})
+    cost.shrink(12)
+    cost.shrink(6)
+    for limit in (3, 6, 12):
+        for _ in range(_PASSES_BEFORE_GROWTH):
+            assert cost.batch_limit == limit
+            cost.observe(limit, 1.0)
+    for _ in range(2 * _PASSES_BEFORE_GROWTH):
+        cost.observe(12, 1.0)
+    assert cost.batch_limit == 12
+
+
+def test_passes_that_had_room_and_those_before_the_last_failure_do_not_count() -> None:
+    cost = TowerCost(16, {1: 1.0})
+    cost.shrink(16)
+    for _ in range(_PASSES_BEFORE_GROWTH - 1):
+        cost.observe(8, 1.0)
+        cost.observe(7, 1.0)
+    cost.shrink(8)
+    cost.observe(4, 1.0)
+    assert cost.batch_limit == 4
 
 
 def test_a_limit_below_one_is_refused() -> None:
