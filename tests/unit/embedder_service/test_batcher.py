@@ -15,7 +15,7 @@ from embedder_service.batcher import _HEARTBEAT_SECONDS, Batcher
 from embedder_service.checkpoint import load_checkpoint
 from embedder_service.checkpoint_files import DEMO_FOLDER, read_folder
 from embedder_service.items import Answer, Item, Priority
-from embedder_service.metrics import EmbedderMetrics
+from embedder_service.metrics import BUSY_SECONDS, BusyRatio, EmbedderMetrics
 from embedder_service.tower_cost import TowerCost
 from service_runtime.errors import DeadlineExceeded, Unavailable
 from tests.unit.embedder_service.gated import (
@@ -106,6 +106,15 @@ async def test_gauges_say_what_waits_now_and_what_it_will_cost(bench: Bench) -> 
     assert waiting() == (0, 0, 0)
     assert bench.sample("items_total", priority="interactive") == 4
     assert bench.sample("device_busy_seconds_total") > 0
+
+
+@pytest.mark.parametrize(("at_once", "ratio"), [(1, 1.0), (2, 1.0), (4, 0.5)])
+def test_two_passes_in_flight_are_all_that_a_device_of_one_can_do(at_once: int, ratio: float) -> None:
+    busy = BusyRatio()
+    busy.at_once = at_once
+    for _ in range(2):
+        busy.begin(time.monotonic())
+    assert busy._at(time.monotonic() + 20 * BUSY_SECONDS) == pytest.approx(ratio)
 
 
 async def test_interactive_items_pass_bulk_ones_at_the_next_batch(bench: Bench) -> None:
@@ -289,21 +298,17 @@ class TestSerialBackend:
         await bench.batcher.stop()
 
     async def test_two_batches_are_in_flight_and_the_rest_waits(self, bench: Bench) -> None:
-        calls = [bench.put(Call(value / 10)) for value in range(1, 2)]
-        first = await bench.backend.rows_of(1)
-        calls += [bench.put(Call(*(value / 10 for value in range(2, 6))))]
-        calls += [bench.put(Call(value / 10)) for value in range(6, 9)]
-        assert [*first, *await bench.backend.rows_of(1)] == [[0.1], [0.2, 0.3, 0.4, 0.5]]
+        calls, passes = [], []
+        for values in ([0.1], [0.2, 0.3, 0.4, 0.5]):
+            calls.append(bench.put(Call(*values)))
+            passes += await bench.backend.rows_of(1)
+        calls += [bench.put(Call(value)) for value in (0.6, 0.7, 0.8)]
+        assert passes == [[0.1], [0.2, 0.3, 0.4, 0.5]]
         assert bench.batcher.waiting(Tower.TEXT, Priority.INTERACTIVE) == 3
-        assert bench.registry.get_sample_value("eyebright_embedder_device_busy_ratio") or 0 <= 1
-        bench.backend.permits.release(1)
+        bench.backend.permits.release()
         assert await bench.backend.rows_of(1) == [[0.6, 0.7, 0.8]]
         bench.backend.permits.release(2)
-        assert [await call.angles() for call in calls] == [
-            [0.1],
-            [0.2, 0.3, 0.4, 0.5],
-            *([value / 10] for value in range(6, 9)),
-        ]
+        assert [await call.angles() for call in calls] == [*passes, [0.6], [0.7], [0.8]]
 
     async def test_what_waits_is_not_dealt_out_among_threads_that_are_idle(self, bench: Bench) -> None:
         bench.put(Call(1.0, 1.1, 1.2, 1.3))
