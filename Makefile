@@ -63,6 +63,7 @@ bench: setup ## Measure the embedder, the index engine, and both under load (ove
 	OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=1000 $(BIN)/python -m benchmarks.embedder --work $(BENCH) --output docs/results/embedder.md
 	$(BIN)/python -m benchmarks.traps --output docs/embedding.md
 	$(BIN)/python -m benchmarks.towers --no-speed --output docs/embedding.md
+	$(BIN)/python -m benchmarks.tracing --output docs/tracing.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md
 	$(BIN)/python -m benchmarks.engine --work $(BENCH) --output docs/results/engine.md --scenes --rows 100000
 	$(BIN)/python -m benchmarks.growth --work $(BENCH) --output docs/results/engine.md --picture docs/images/growth.png
