@@ -112,6 +112,8 @@ class Server:
         ProcessMetrics(registry, hosted.service_name, self.lifecycle.obstacle, self.lifecycle.ailment)
         self._http = HttpEndpoint(registry, self.lifecycle)
         self.ports = Ports(0, 0)
+        self._stopping = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Server":
         """Start; everything begun is undone when it fails."""
@@ -137,6 +139,7 @@ class Server:
         port = self._bind()
         await self._hosted.start(self.lifecycle)
         await self._server.start()
+        self._watching = asyncio.create_task(self._watch())
         self.lifecycle.open()
         self.ports = Ports(port, metrics_port)
         _logger.info(
@@ -151,6 +154,16 @@ class Server:
         if settings.ready_file is not None:
             _write_whole(settings.ready_file, json.dumps({"grpc_port": port, "metrics_port": metrics_port}))
 
+    async def _watch(self) -> None:
+        """Give up when grpc ends its server by itself: without this the process would live on, ready and deaf."""
+        cause: BaseException = RuntimeError("grpc ended its server")
+        try:
+            await self._server.wait_for_termination()
+        except Exception as error:
+            cause = error
+        if not self._stopping:
+            self.lifecycle.fail(cause)
+
     def _bind(self) -> int:
         settings = self._settings
         address = bind_address(settings.host, settings.port)
@@ -164,10 +177,13 @@ class Server:
             raise OSError(f"can't listen on {address}: {error}") from error
 
     async def _shut_down(self, drain_seconds: float) -> None:
+        self._stopping = True
         self.lifecycle.close()
         await asyncio.sleep(min(_LINGER_SECONDS, drain_seconds))
         await self._hosted.drain()
         await self._server.stop(drain_seconds)
+        if self._watching is not None:
+            await self._watching
         await self._hosted.stop()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
