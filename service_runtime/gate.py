@@ -14,7 +14,7 @@ from service_runtime.errors import PermissionDenied, ResourceExhausted
 from service_runtime.tokens import Tokens
 
 _HEALTH = "/grpc.health.v1.Health/"
-_MOST_HEALTH_CALLS = 128
+MOST_HEALTH_CALLS = 128
 """Health checks need no token, so that a probe has none to keep; they have a limit of their own, so that they neither
 fill the server nor fail when it is full."""
 
@@ -46,7 +46,7 @@ class Gate:
         """``access`` by the full path of a method; with tokens, a method that is not in it is refused."""
         self._access = {**RUNTIME_ACCESS, **access}
         self._tokens = tokens
-        self._most = {False: most_calls, True: _MOST_HEALTH_CALLS}
+        self._most = {False: most_calls, True: MOST_HEALTH_CALLS}
         self._inside = {False: 0, True: 0}
 
     def visit(self, path: str, metadata: Mapping[str, str]) -> Visit:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -20,6 +20,7 @@ from grpc import aio
 
 from service_runtime.errors import DeadlineExceeded, InvalidArgument, ServiceError
 from service_runtime.gate import Gate, Visit
+from service_runtime.limits import check_metadata
 from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.tracing import record_outcome
 
@@ -27,6 +28,7 @@ REQUEST_ID_KEY = "x-request-id"
 """Metadata that carries the id of a request, both ways."""
 
 Context: TypeAlias = aio.ServicerContext[Any, Any]
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 _logger = logging.getLogger("eyebright.rpc")
 _ACCEPTED_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -73,7 +75,7 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None  # grpc answers UNIMPLEMENTED
         path = handler_call_details.method
-        metadata = {key: value for key, value in handler_call_details.invocation_metadata if isinstance(value, str)}
+        metadata = handler_call_details.invocation_metadata
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._streaming(handler, path, metadata), response_serializer=handler.response_serializer
@@ -83,7 +85,7 @@ class CallInterceptor(aio.ServerInterceptor):
         )
 
     def _unary(
-        self, handler: grpc.RpcMethodHandler[Any, Any], path: str, metadata: Mapping[str, str]
+        self, handler: grpc.RpcMethodHandler[Any, Any], path: str, metadata: Metadata
     ) -> Callable[..., Awaitable[Any]]:
         inner: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
@@ -92,7 +94,7 @@ class CallInterceptor(aio.ServerInterceptor):
             try:
                 # At the end, where it goes out with the answer: sent first it would cost as much as a small search.
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-                self._gate.enter(call.visit)
+                self._enter(call, metadata, context)
                 request = await self._given(handler, call, context)
                 return await inner(request, context)
             except BaseException as error:
@@ -103,7 +105,7 @@ class CallInterceptor(aio.ServerInterceptor):
         return unary
 
     def _streaming(
-        self, handler: grpc.RpcMethodHandler[Any, Any], path: str, metadata: Mapping[str, str]
+        self, handler: grpc.RpcMethodHandler[Any, Any], path: str, metadata: Metadata
     ) -> Callable[..., AsyncIterator[Any]]:
         inner: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
@@ -111,7 +113,7 @@ class CallInterceptor(aio.ServerInterceptor):
             call = self._begin(path, metadata)
             try:
                 context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-                self._gate.enter(call.visit)
+                self._enter(call, metadata, context)
                 await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
                 answers = inner(await self._given(handler, call, context), context)
                 if isinstance(answers, Awaitable):
@@ -157,18 +159,24 @@ class CallInterceptor(aio.ServerInterceptor):
         self._gate.check(call.visit, request, lambda: _caller(call, context))
         return request
 
-    def _begin(self, path: str, metadata: Mapping[str, str]) -> _Call:
+    def _begin(self, path: str, metadata: Metadata) -> _Call:
         service, _, method = path.lstrip("/").rpartition("/")
-        given = metadata.get(REQUEST_ID_KEY, "")
+        texts = {key: value for key, value in metadata if isinstance(value, str)}
+        given = texts.get(REQUEST_ID_KEY, "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
         _request_id.set(request_id)
-        call = _Call(service, method, request_id, self._gate.visit(path, metadata), time.perf_counter())
+        call = _Call(service, method, request_id, self._gate.visit(path, texts), time.perf_counter())
         self._metrics.in_flight.labels(service, method).inc()
         return call
 
+    def _enter(self, call: _Call, metadata: Metadata, context: Context) -> None:
+        """Let a call in, until its answer is sent: one that its caller does not take holds memory for as long."""
+        check_metadata(metadata)
+        self._gate.enter(call.visit)
+        context.add_done_callback(lambda _: self._gate.leave(call.visit))
+
     def _end(self, call: _Call) -> None:
         seconds = time.perf_counter() - call.began
-        self._gate.leave(call.visit)
         self._metrics.in_flight.labels(call.service, call.method).dec()
         self._metrics.latency_seconds.labels(call.service, call.method, call.code.name).observe(
             seconds, exemplar={"request_id": call.request_id} if len(call.request_id) <= 100 else None

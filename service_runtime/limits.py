@@ -3,6 +3,10 @@
 Owns gRPC's names for the settings, and the limits that are no settings.
 """
 
+from collections.abc import Iterable
+
+from service_runtime.errors import ResourceExhausted
+from service_runtime.gate import MOST_HEALTH_CALLS
 from service_runtime.settings import ServiceSettings
 
 _HANDSHAKE_MS = 20_000
@@ -16,6 +20,10 @@ _PING_MS = 300_000
 
 _READ_AHEAD_BYTES = 1024 * 1024
 """Of each stream, beside the message that is asked for."""
+
+MAX_METADATA_BYTES = 16 * 1024
+"""Of one call, names and values. gRPC has a limit of its own, but takes megabytes from a peer that has not acknowledged
+its settings yet, and holds them as long as the call."""
 
 _IDENTITY_ONLY = 1
 """The set of compressions taken: none. A compressed message may become a thousand times its size, and vectors and
@@ -39,13 +47,20 @@ def server_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
         # More than are answered at a time, so that who asks too much is told rather than held.
-        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls),
+        ("grpc.max_concurrent_streams", 2 * settings.max_concurrent_calls + MOST_HEALTH_CALLS),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_connection_idle_ms", _milliseconds(settings.max_idle_seconds)),
     ]
     if settings.max_connection_seconds:
         options.append(("grpc.max_connection_age_ms", _milliseconds(settings.max_connection_seconds)))
     return options
+
+
+def check_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Raise ResourceExhausted when the metadata of a call are too much."""
+    size = sum(len(key) + len(value) for key, value in metadata)
+    if size > MAX_METADATA_BYTES:
+        raise ResourceExhausted(f"expected at most {MAX_METADATA_BYTES:,} bytes of metadata, not {size:,}")
 
 
 def _milliseconds(seconds: float) -> int:
