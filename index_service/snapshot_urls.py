@@ -50,6 +50,8 @@ def parse_snapshot_url(url: str) -> SnapshotUrl:
     found = _REMOTE.fullmatch(url)
     if found is None:
         raise ValueError(f'expected an absolute path, "file:///folder", or "protocol://place/folder", not {url!r}')
+    if "@" in found[2]:
+        raise ValueError("expected no name or password before the place: the store's library reads its own credentials")
     parts = (found[2], *found[3].split("/")[1:])
     if {".", ".."} & set(parts):
         raise ValueError(f'expected no "." or ".." between slashes, not {url!r}')

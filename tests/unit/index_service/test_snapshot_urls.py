@@ -66,6 +66,7 @@ def test_what_lies_beside_it_is_not(url: str, allowed: str) -> None:
         "s3://bucket/a?versionId=1",
         "s3://bucket/a#b",
         "s3://bucket/*",
+        "s3://key:secret@bucket/a",
         "s3://bucket/[ab]",
         "s3://bucket\\a",
         "simplecache::s3://bucket/a",
@@ -91,3 +92,9 @@ def test_symbolic_links_lead_where_they_lead(tmp_path: Path) -> None:
     assert is_allowed(parse_snapshot_url(f"{tmp_path}/alias/new"), [str(inside)])
     assert is_allowed(parse_snapshot_url(f"{inside}/new"), [f"{tmp_path}/alias"])
     assert parse_snapshot_url(f"file://{inside}/link").folder == outside
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    with pytest.raises(ValueError, match="no name or password") as caught:
+        parse_snapshot_url("s3://key:hush@bucket/a")
+    assert "hush" not in str(caught.value)
