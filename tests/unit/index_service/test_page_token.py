@@ -2,7 +2,7 @@ import base64
 
 import pytest
 
-from index_service.page_token import read_page_token, write_page_token
+from index_service.page_token import _digest, read_page_token, write_page_token
 from service_runtime.errors import InvalidArgument
 
 
@@ -25,6 +25,7 @@ def test_no_token_is_the_first_page_and_no_id_the_last() -> None:
         "====",
         base64.urlsafe_b64encode(b"12345678").decode(),
         base64.urlsafe_b64encode(b"12345678img/1").decode(),
+        base64.urlsafe_b64encode(_digest("pets", 7, b"\xff") + b"\xff").decode(),
         write_page_token("birds", 7, "a"),
         write_page_token("pets", 8, "a"),
         write_page_token("pets", 7, "a") + "\n",
