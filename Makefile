@@ -46,8 +46,8 @@ test-faiss-side:
 test-torch-side:
 	$(BIN)/python -m pytest -q tests/unit/embedder_service tests/integration/embedder_service tests/conformance tests/recall tests/e2e
 
-test-faults: setup ## Run the fault tests and the storm of pictures in their long form, and snapshots through a real S3 server.
-	$(BIN)/python -m pytest -q tests/faults tests/integration/index_service -m long -s
+test-faults: setup ## Run in long form: faults, drawn requests, the storm of pictures, and snapshots through a real S3 server.
+	$(BIN)/python -m pytest -q tests/faults tests/security tests/integration/index_service -m long -s
 	$(BIN)/python -m pytest -q tests/integration/embedder_service -m long -s
 
 test-operations: setup ## Run in long form: images and their environments; a bad network, restarts and a soak (half an hour).
