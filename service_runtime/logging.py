@@ -43,4 +43,10 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_tells_no_header)
     logging.captureWarnings(True)
+
+
+def _tells_no_header(record: logging.LogRecord) -> bool:
+    """Drop the line by which grpc tells, whole, a header that is no UTF-8: a token, or megabytes that anybody sent."""
+    return not str(record.msg).startswith("Invalid encoding on")

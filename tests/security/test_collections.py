@@ -1,6 +1,7 @@
 """A token for one collection learns nothing of another: not its ids, scores or size, nor whether it exists."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.integration.index_service import calls
 from tests.processes import RunningService, running_service
-from tests.security.bearers import authorization, write_tokens
+from tests.security.bearers import authorization, bearer, write_tokens
+from tests.security.raw_http2 import connected, message
 
 METHODS = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].methods
 MINE, THEIRS, ABSENT = "mine", "theirs", "absent"
@@ -148,6 +150,20 @@ def test_administration_is_in_the_log_by_the_name_of_the_token(index: RunningSer
         ("tenant", "DeleteCollection", "mine-logged", True),
         ("tenant", "DeleteCollection", THEIRS, False),
     ]
+
+
+def test_a_token_with_a_slip_in_it_is_not_in_the_log(index: RunningService) -> None:
+    """grpc would write down any header that is no UTF-8."""
+    slip = bearer("root").encode() + b"\xff"
+    with connected(index.address) as connection:
+        extra = [(b"authorization", b"Bearer " + slip), (b"x-request-id", b"slip")]
+        ended = connection.end_of(
+            connection.call("/eyebright.index.v1.IndexService/ListCollections", message(b""), extra, end=True)
+        )
+    assert b"the token of this call is none that this server takes" in ended
+    while '"request_id": "slip"' not in (written := index.log.read_text("utf-8")):
+        time.sleep(0.01)  # the line comes after the answer
+    assert bearer("root") not in written
 
 
 def test_a_snapshot_can_not_be_restored_under_another_name_by_who_may_not_read_it(
