@@ -2,8 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faiss-side test-torch-side test-faults test-operations images-check bench check check-deploy \
-	serve docs protos requirements sbom demo-checkpoint
+.PHONY: help setup demo test test-faiss-side test-torch-side test-faults test-operations images-check bench bench-paper \
+	bench-paper-quick check check-deploy serve docs protos requirements sbom demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
@@ -55,7 +55,14 @@ test-operations: setup ## Run in long form: images and their environments; a bad
 		apt-get install --yes -qq --no-install-recommends iproute2 iptables || true; fi
 	$(BIN)/python -m pytest -q tests/deploy tests/operations -m long -s
 
-images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
+images-bench-paper: setup ## Measure the paper's tables beside Eyebright's, a million pictures (hours, 20 GB; resumable); write docs/results/paper.md.
+	$(BIN)/python -m benchmarks.paper_tables --work $(BENCH) --output docs/results/paper.md --pictures docs/images
+
+bench-paper-quick: setup ## The same in small, in under 10 minutes; write to $(BENCH)/paper-quick.
+	$(BIN)/python -m benchmarks.paper_tables --quick --work $(BENCH) --output $(BENCH)/paper-quick/paper.md \
+		--pictures $(BENCH)/paper-quick
+
+check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
 	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s
 
 bench: setup ## Measure the embedder, the index engine, and both under load (over an hour, 30 GB of disk); write docs/results and the plots.

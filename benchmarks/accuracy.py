@@ -59,9 +59,10 @@ Search = Callable[[np.ndarray], np.ndarray]
 class Experiment:
     """A dataset, queries of both kinds, and what is nearest to each."""
 
-    def __init__(self, data: Dataset, images: np.ndarray) -> None:
+    def __init__(self, data: Dataset, images: np.ndarray, truth: dict[str, np.ndarray] | None = None) -> None:
+        """``truth``: the rows (n, K) nearest to "captions" and "images", where they are known."""
         self.data, self.images = data, images
-        self._truth = {"captions": data.nearest(data.captions, K), "images": data.nearest(images, K)}
+        self._truth = truth or {"captions": data.nearest(data.captions, K), "images": data.nearest(images, K)}
         self.points: list[Point] = []
 
     def cells_to_visit(self, cells: int) -> dict[str, np.ndarray]:

@@ -5,7 +5,8 @@ Owns their files. Knows nothing of a service.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
 
 import faiss
@@ -20,41 +21,56 @@ QUERIES = 500
 BATCH_ROWS = 2_000
 """Records written at a time."""
 
+SCENES_A_CHUNK = 500
+"""Scenes that ``benchmarks.scenes`` composes from one seed; captions are those of the first of each."""
+
 _TRUTH_ROWS = 50_000
 
 
 class Dataset:
-    """Pictures on disk as float16, and captions of ``QUERIES`` of them, spread evenly."""
+    """Pictures on disk as float16, and captions of some of them, spread evenly."""
 
-    def __init__(self, folder: Path, title: str) -> None:
-        """Map what ``generated`` or ``scenes`` wrote."""
+    def __init__(self, folder: Path, title: str, own: Callable[[int, int], np.ndarray]) -> None:
+        """Map what ``generated``, ``scenes`` or ``gallery`` wrote; ``own`` says which rows captions are of."""
         self.title = title
         self.captions: np.ndarray = np.load(folder / "captions.npy")
-        """(QUERIES, dimension) float32."""
+        """(queries, dimension) float32."""
         self.dimension = self.captions.shape[1]
         pictures = folder / "pictures.f16"
         self.rows = pictures.stat().st_size // (2 * self.dimension)
+        self.own = own(self.rows, len(self.captions))
+        """The row (queries,) that each caption is of."""
         self.pictures: np.ndarray = np.memmap(pictures, dtype="<f2", mode="r", shape=(self.rows, self.dimension))
 
     @classmethod
-    def generated(cls, work: Path, rows: int, dimension: int, seed: int) -> "Dataset":
+    def generated(cls, work: Path, rows: int, dimension: int, seed: int, queries: int = QUERIES) -> "Dataset":
         """Vectors with a modality gap, from the seeded generator."""
-        folder = work / f"generated-{rows}-{dimension}-{seed}"
+        folder = work / f"generated-{rows}-{dimension}-{seed}{_suffix(queries)}"
         if not (folder / "captions.npy").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _generate(folder, rows, CrossModalSpace(dimension, seed))
-        return cls(folder, f"{rows:,} x {dimension} of the generator, seed {seed}")
+            _generate(folder, rows, CrossModalSpace(dimension, seed), queries)
+        return cls(folder, f"{rows:,} x {dimension} of the generator, seed {seed}", _spread)
 
     @classmethod
-    def scenes(cls, work: Path, rows: int, seed: int) -> "Dataset":
+    def scenes(cls, work: Path, rows: int, seed: int, queries: int = QUERIES) -> "Dataset":
         """Scenes of the demo gallery's pictures, embedded by the demo checkpoint in a process of its own."""
-        folder = work / f"scenes-{rows}-{seed}"
-        if not (folder / "captions.npy").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "benchmarks.scenes", str(folder)]
-            command += ["--rows", str(rows), "--queries", str(QUERIES), "--seed", str(seed)]
-            subprocess.run(command, check=True)  # noqa: S603 - our own module
-        return cls(folder, f"{rows:,} scenes of the demo gallery, embedded by the demo checkpoint, seed {seed}")
+        folder = work / f"scenes-{rows}-{seed}{_suffix(queries)}"
+        _embedded(folder, "--rows", str(rows), "--queries", str(queries), "--seed", str(seed))
+        title = f"{rows:,} scenes of the demo gallery, embedded by the demo checkpoint, seed {seed}"
+        return cls(folder, title, _first_of_each_chunk)
+
+    @classmethod
+    def gallery(cls, work: Path) -> "Dataset":
+        """The demo gallery itself, each picture with its label, embedded by the demo checkpoint in a process apart."""
+        folder = work / "gallery"
+        _embedded(folder, "--gallery")
+        return cls(folder, "the demo gallery, embedded by the demo checkpoint", lambda rows, _: np.arange(rows))
+
+    def first(self, rows: int) -> "Dataset":
+        """The same with no more pictures than these; captions of the others stay."""
+        fewer = copy(self)
+        fewer.rows, fewer.pictures = rows, self.pictures[:rows]
+        return fewer
 
     def set_aside(self, count: int) -> np.ndarray:
         """Take the last pictures out; (count, dimension) float32, to stand as queries."""
@@ -102,8 +118,31 @@ def shared(found: list[list[str]], truth: list[set[str]]) -> float:
     return sum(len(own & set(ids)) for own, ids in zip(truth, found, strict=True)) / sum(len(own) for own in truth)
 
 
-def _generate(folder: Path, rows: int, source: CrossModalSpace) -> None:
-    asked = np.linspace(0, rows - 1, QUERIES).astype(int)
+def _suffix(queries: int) -> str:
+    return "" if queries == QUERIES else f"-{queries}-captions"
+
+
+def _embedded(folder: Path, *options: str) -> None:
+    """Have ``benchmarks.scenes`` write into the folder, unless it has: torch does not come into this process."""
+    if not (folder / "captions.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "benchmarks.scenes", str(folder), *options]
+        subprocess.run(command, check=True)  # noqa: S603 - our own module
+
+
+def _spread(rows: int, queries: int) -> np.ndarray:
+    return np.linspace(0, rows - 1, queries).astype(int)
+
+
+def _first_of_each_chunk(rows: int, queries: int) -> np.ndarray:
+    chunks = rows // SCENES_A_CHUNK
+    each = -(-queries // chunks)
+    of_chunk = np.arange(chunks)[:, None] * SCENES_A_CHUNK + np.arange(each)
+    return of_chunk.ravel()[:queries]
+
+
+def _generate(folder: Path, rows: int, source: CrossModalSpace, queries: int) -> None:
+    asked = _spread(rows, queries)
     kept: list[np.ndarray] = []
     out = np.memmap(folder / "pictures.f16", dtype="<f2", mode="w+", shape=(rows, source.dimension))
     for chunk in track(source.chunks(rows), "making vectors", total=-(-rows // CHUNK_ROWS)):

@@ -77,9 +77,9 @@ def report(figures: list[Figure], title: str, path: Path | None, mark: str) -> N
         put(path, mark, f"{title}.\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
-def put(path: Path, mark: str, text: str) -> None:
+def put(path: Path, mark: str, text: str, command: str = "make bench") -> None:
     """Write a text into a file between the marks of this name, or at its end when it has none."""
-    begin, end = f"<!-- {mark}: written by make bench -->", f"<!-- end of {mark} -->"
+    begin, end = f"<!-- {mark}: written by {command} -->", f"<!-- end of {mark} -->"
     block = f"{begin}\n{text}\n{end}"
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.read_text("utf-8") if path.exists() else ""

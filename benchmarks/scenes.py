@@ -8,6 +8,7 @@ import io
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ _CHUNK_ROWS = 500
 _SIDE = 96
 _BATCH = 64
 _MAX_BYTES = 1 << 20
+_MAX_PIXELS = 1 << 16
 _COLOURS = {
     "white": (255, 255, 255),
     "red": (222, 60, 50),
@@ -60,25 +62,25 @@ class _Scenes:
         self._checkpoint: Checkpoint = load_checkpoint(find_checkpoint(DEMO), _MAX_BYTES)
         preprocessing = self._checkpoint.preprocessing
         self._backend = TorchBackend(self._checkpoint.towers, preprocessing, "cpu", threads)
-        self._decoder = ImageDecoder(preprocessing, _MAX_BYTES, _SIDE * _SIDE)
+        self._decoder = ImageDecoder(preprocessing, _MAX_BYTES, _MAX_PIXELS)
 
-    def chunk(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+    def chunk(self, number: int, captions: int) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (n, dimension) float16 of the pictures of a chunk, and float32 of the captions of its first ones."""
         draw = np.random.default_rng([self._seed, number])
         made = [self._scene(draw) for _ in range(_CHUNK_ROWS)]
-        pixels = np.stack([self._decoder.decode(encoded, "scene") for encoded, _ in made])
-        pictures = np.concatenate(
-            [
-                self._backend.forward(Tower.IMAGE, pixels[begin : begin + _BATCH])
-                for begin in range(0, len(made), _BATCH)
-            ]
-        )
-        return pictures.astype(np.float16), self._captions([caption for _, caption in made[:_BATCH]])
+        return self.embed([encoded for encoded, _ in made], [caption for _, caption in made[:captions]])
 
-    def _captions(self, captions: list[str]) -> np.ndarray:
+    def embed(self, encoded: list[bytes], captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors (n, dimension) float16 of pictures, and float32 of captions."""
+        pixels = np.stack([self._decoder.decode(one, "scene") for one in encoded])
         tokenised = self._checkpoint.tokenizer.tokenise(captions, "captions")
         ids = np.stack([one.token_ids for one in tokenised if isinstance(one, TokenisedCaption)])
-        return self._backend.forward(Tower.TEXT, ids)
+        pictures = self._vectors(Tower.IMAGE, pixels)
+        return pictures.astype(np.float16), self._vectors(Tower.TEXT, ids)
+
+    def _vectors(self, tower: Tower, inputs: np.ndarray) -> np.ndarray:
+        parts = (inputs[begin : begin + _BATCH] for begin in range(0, len(inputs), _BATCH))
+        return np.concatenate([self._backend.forward(tower, part) for part in parts])
 
     def _scene(self, draw: np.random.Generator) -> tuple[bytes, str]:
         """A PNG of one to three things on a background, and its caption."""
@@ -120,8 +122,27 @@ def _prepare(seed: int) -> None:
     _scenes = _Scenes(seed, threads=1)
 
 
-def _chunk(number: int) -> tuple[np.ndarray, np.ndarray]:
-    return _scenes.chunk(number)
+def _chunk(captions: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    return _scenes.chunk(number, captions)
+
+
+def _embedded_gallery() -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and labels, in the order of the keys."""
+    with gallery_tar() as tar:
+        pictures = read_gallery(tar)
+    ordered = [pictures[key] for key in sorted(pictures)]
+    scenes = _Scenes(seed=0, threads=os.cpu_count() or 1)
+    return scenes.embed([picture.png for picture in ordered], [picture.label for picture in ordered])
+
+
+def _composed(rows: int, queries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    chunks = rows // _CHUNK_ROWS
+    each = -(-queries // chunks)
+    processes = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _prepare, (seed,))
+    with processes:
+        made = processes.map(partial(_chunk, each), range(chunks))
+        pictures, captions = zip(*track(made, "embedding scenes", total=chunks), strict=True)
+    return np.concatenate(pictures), np.concatenate(captions)[:queries]
 
 
 def main(
@@ -129,15 +150,12 @@ def main(
     rows: Annotated[int, typer.Option(help="Scenes; a multiple of 500.")] = 100_000,
     queries: Annotated[int, typer.Option(help="Captions that are kept.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 1,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Embed the gallery's own pictures and labels instead.")
+    ] = False,
 ) -> None:
     """Compose scenes, embed them and some of their captions, and write the vectors."""
-    chunks = rows // _CHUNK_ROWS
-    processes = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _prepare, (seed,))
-    with processes:
-        made = list(track(processes.map(_chunk, range(chunks)), "embedding scenes", total=chunks))
-    pictures = np.concatenate([pictures for pictures, _ in made])
-    each = -(-queries // chunks)
-    captions = np.concatenate([captions[:each] for _, captions in made])[:queries]
+    pictures, captions = _embedded_gallery() if gallery else _composed(rows, queries, seed)
     pictures.tofile(folder / "pictures.f16")
     np.save(folder / "captions.npy", captions)
 

@@ -5,8 +5,10 @@ picture stands among the k best. FAISS is not needed: 1,644 pictures are compare
 """
 
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +23,7 @@ from PIL import Image
 from rich.progress import track
 from tokenizers import Tokenizer
 from torch.nn import functional
+from transformers.models.siglip.configuration_siglip import SiglipConfig
 from transformers.models.siglip.modeling_siglip import SiglipModel
 
 from benchmarks.report import machine, put
@@ -64,6 +67,7 @@ class Towers:
 
     def __init__(self) -> None:
         files = find_checkpoint(DEMO)
+        self._folder = files.folder
         self.checkpoint = load_checkpoint(files, 1 << 20)
         loaded: Any = SiglipModel.from_pretrained(files.folder, dtype=torch.float32)
         model = loaded.eval()
@@ -77,6 +81,15 @@ class Towers:
         self._decoder = ImageDecoder(self.checkpoint.preprocessing, 1 << 24, 1 << 24)
         scale, offset = self.checkpoint.preprocessing.affine()
         self._affine = torch.tensor(scale).view(3, 1, 1), torch.tensor(offset).view(3, 1, 1)
+
+    def of_other_weights(self) -> "Towers":
+        """The same architecture with weights that know nothing."""
+        other = copy(self)
+        torch.manual_seed(_SEED)
+        made: Any = SiglipModel(SiglipConfig.from_pretrained(self._folder))
+        model = made.eval()
+        other._models = {Tower.TEXT: model.text_model, Tower.IMAGE: model.vision_model}
+        return other
 
     def ids(self, captions: Sequence[str]) -> np.ndarray:
         """Token ids (n, length)."""
@@ -167,7 +180,16 @@ class Traps:
     def measure(self) -> None:
         """All of them."""
         for step in track(
-            [self._padding, self._wording, self._cutting, self._values, self._resizing, self._files, self._outputs],
+            [
+                self._padding,
+                self._wording,
+                self._cutting,
+                self._values,
+                self._resizing,
+                self._files,
+                self._outputs,
+                self._mixing,
+            ],
             "traps",
         ):
             step()
@@ -313,6 +335,14 @@ class Traps:
             wrong = (float((ranks < 1).mean()), float((ranks < 10).mean()))
             self.rows.append(Row(f"vectors not scaled to length 1, {what}", self._right, wrong, None))
 
+    def _mixing(self) -> None:
+        """Vectors of another checkpoint: the same shape, other weights."""
+        other = self._towers.of_other_weights()
+        captions, pictures = other.texts(self._ids), other.pictures(self._pixels)
+        half = np.where(np.arange(len(pictures))[:, None] % 2 == 0, self._pictures, pictures)
+        self._picture("half of the pictures by another checkpoint of the same size", half)
+        self._caption("captions by another checkpoint of the same size", captions)
+
 
 def _pooled(pool: Callable[[Any], Any], head: Callable[[Any], Any], output: Any) -> Any:  # noqa: ANN401
     return head(pool(output.last_hidden_state))
@@ -376,6 +406,7 @@ def _cut_out(picture: Image.Image) -> Image.Image:
 
 def main(
     output: Annotated[Path | None, typer.Option(help="Markdown file to put the table into.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="File to write the same to, as JSON.")] = None,
 ) -> None:
     """Make every mistake alone, and measure what it costs."""
     traps = Traps()
@@ -385,6 +416,9 @@ def main(
         "picture is found by chance in 0.06 % (recall@1) or 0.6 % (recall@10)."
     )
     table = "\n".join([f"| {' | '.join(_HEAD)} |", "|" + "---|" * len(_HEAD), *(row.line() for row in traps.rows)])
+    if as_json is not None:
+        facts = {"title": title, "rows": [asdict(row) for row in traps.rows]}
+        as_json.write_text(json.dumps(facts), "utf-8")
     if output is not None:
         put(output, "traps", f"{title}\n\n{table}")
     typer.echo(f"{title}\n\n{table}")

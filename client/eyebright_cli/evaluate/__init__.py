@@ -1,1 +1,1 @@
-"""``eyebright evaluate``: how much of what captions and pictures mean a collection finds, and how much of it the index."""
+"""``eyebright evaluate``: how much of what is meant a collection finds, and how much of it the index loses."""

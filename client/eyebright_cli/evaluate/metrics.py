@@ -1,8 +1,8 @@
 """How good answers are: task recall, reciprocal rank, median rank, ANN recall, and how sure each is.
 
 Owns the arithmetic, on ids and ranks alone. Two recalls, never mixed: *task recall@k* is the share of queries that find
-what they mean (a caption its own picture) in the top k, and judges model and index together; *ANN recall@k* is the share
-of the exact top k that an index returned, and judges the index alone. benchmarks use it too.
+what they mean (a caption its own picture) in the top k, and judges model and index together; *ANN recall@k* is the
+share of the exact top k that an index returned, and judges the index alone. The benchmarks count by it too.
 """
 
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -61,9 +61,7 @@ def reciprocal(ranks: np.ndarray) -> np.ndarray:
     return 1.0 / ranks
 
 
-def ann_recalls(
-    found: Sequence[Sequence[Hashable]], exact: Sequence[Sequence[Hashable]], k: int
-) -> np.ndarray:
+def ann_recalls(found: Sequence[Sequence[Hashable]], exact: Sequence[Sequence[Hashable]], k: int) -> np.ndarray:
     """The share of the exact top k in the top k that was found, for each query; the mean is the ANN recall@k.
 
     Where there are fewer than k answers at all, all of them are the top k.
