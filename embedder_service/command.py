@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from embedder_service.checkpoint_files import CheckpointError, find_checkpoint
+from embedder_service.pairs import PairsError
 from embedder_service.settings import CheckSettings, EmbedderSettings, GoldenSettings
 from service_runtime.logging import configure_logging
 from service_runtime.server import serve
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors())
         return _complain("; ".join(faults))
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, PairsError, OSError) as error:
         return _complain(str(error))
 
 
@@ -55,6 +56,10 @@ def _serve(arguments: list[str]) -> int:
 def _check(arguments: list[str]) -> int:
     settings = CliApp.run(CheckSettings, cli_args=arguments)
     files = find_checkpoint(settings.model, settings.revision)
+    if settings.recall is not None:
+        from embedder_service.mistakes import check_recall
+
+        return check_recall(files, settings.recall, settings.pairs, sys.stdout)
     from embedder_service.conformance import check
 
     return check(files, sys.stdout)

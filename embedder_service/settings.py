@@ -171,6 +171,14 @@ class CheckSettings(_CheckpointSettings):
 
     model_config = SettingsConfigDict(cli_prog_name="python -m embedder_service check")
 
+    recall: Path | None = None
+    """File of pairs, .parquet or .jsonl with the columns caption and image (a path relative to it, or bytes): make the
+    usual mistakes on them and say what each costs, instead of the other checks. With a column text_vector or
+    image_vector, made elsewhere by the same checkpoint, say which mistake it looks like."""
+
+    pairs: int = Field(200, ge=2, le=100_000)
+    """Most pairs of that file to embed, spread evenly over it, 2 to 100,000."""
+
 
 class GoldenSettings(_CheckpointSettings):
     """

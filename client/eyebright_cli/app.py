@@ -18,6 +18,7 @@ from eyebright_cli import index, records, search, serve, snapshots, token, tune
 from eyebright_cli.demo import command as demo
 from eyebright_cli.doctor import command as doctor
 from eyebright_cli.errors import CliError
+from eyebright_cli.evaluate import command as evaluate
 from eyebright_cli.presentation import make_console
 
 
@@ -66,6 +67,7 @@ app.command("like", epilog=search.LIKE_EXAMPLES)(search.like)
 app.command("delete", epilog=records.DELETE_EXAMPLES)(records.delete)
 app.command("stats", epilog=records.STATS_EXAMPLES)(records.stats)
 app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(snapshots.app, name="snapshot")
 app.add_typer(token.app, name="token")
