@@ -6,7 +6,7 @@ Owns the searches and what is counted. Prints nothing; ``metrics`` holds the ari
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from eyebright_client import Client, Embeddings, SearchResult
@@ -30,6 +30,10 @@ _IDS_AT_A_TIME = 500
 _CAPTIONS_AT_A_TIME = 64
 _QUERIES_AT_A_TIME = 50
 _IMAGE_TO_TEXT_ROWS = 256
+_TIE = 1e-5
+"""Cosines as close as this are of equal captions: float32 adds in whatever order."""
+
+_VECTOR: tuple[Literal["vector"]] = ("vector",)
 
 Advance = Callable[[int], object]
 """Told how many queries each step did."""
@@ -194,11 +198,10 @@ def image_to_text(client: Client, queries: Sequence[CaptionQuery], captions: Emb
     ranks = []
     for begin in range(0, len(ids), _IMAGE_TO_TEXT_ROWS):
         part = ids[begin : begin + _IMAGE_TO_TEXT_ROWS]
-        records = client.get_many(part, include=("vector",))
+        records = client.get_many(part, include=_VECTOR)
         vectors = np.stack([record.vector for record in records if record is not None and record.vector is not None])
-        # Equal captions of two pictures must tie, whatever order the product added in.
-        scores = np.round(vectors @ captions.vectors.T, 6)
-        ranks.append(ranks_by_score(scores, np.array(part)[:, None] == of_caption))
+        right = np.array(part)[:, None] == of_caption
+        ranks.append(ranks_by_score(vectors @ captions.vectors.T, right, _TIE))
     return {k: mean(found_within(np.concatenate(ranks), k)) for k in TASK_HITS}
 
 

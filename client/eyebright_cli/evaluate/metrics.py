@@ -41,13 +41,14 @@ def first_ranks(found: Sequence[Sequence[Hashable]], relevant: Sequence[Collecti
     return ranks
 
 
-def ranks_by_score(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+def ranks_by_score(scores: np.ndarray, right: np.ndarray, tie: float = 0.0) -> np.ndarray:
     """The same of an exact search: ``scores`` (n, candidates), ``right`` (n, candidates) bool, the higher the better.
 
-    A wrong candidate with the score of the best right one stands before it: equal vectors are no success.
+    A wrong candidate with the score of the best right one, or no more than ``tie`` less, stands before it: equal
+    vectors are no success.
     """
     best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    before = ((scores >= best) & ~right).sum(axis=1)
+    before = ((scores >= best - tie) & ~right).sum(axis=1)
     return np.where(right.any(axis=1), before + 1.0, NOT_FOUND)
 
 

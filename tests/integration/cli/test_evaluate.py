@@ -56,8 +56,8 @@ def test_figures_are_those_that_a_sort_gives(addresses: dict[str, str], captions
     rows = [json.loads(line) for line in captions.read_text("utf-8").splitlines()]
     with Client(addresses["EYEBRIGHT_EMBEDDER"], addresses["EYEBRIGHT_INDEX"], collection=COLLECTION) as client:
         texts = client.embed_texts([caption for row in rows for caption in row["caption"]]).vectors
-        records = client.get_many([row["id"] for row in rows], include=("vector",))
-    scores = texts @ np.stack([record.vector for record in records if record is not None]).T
+        records = [client.get(row["id"], include=["vector"]) for row in rows]
+    scores = texts @ np.array([record.vector for record in records]).T
     own = np.repeat(np.arange(PICTURES), 2)
     ranks = 1 + (scores > scores[np.arange(len(own)), own][:, None]).sum(axis=1)
     exact, served = found["ways"]
@@ -71,10 +71,9 @@ def test_figures_are_those_that_a_sort_gives(addresses: dict[str, str], captions
     # So few records are compared one by one however they are searched.
     assert served["ann"] == {k: {"value": 1, "lower": 1, "upper": 1} for k in ("10", "100")}
     assert served["ann_images"]["value"] == 1
-    scores = np.round(scores, 6)
     backwards = 1 + np.array(
         [
-            (np.delete(scores[:, at], [2 * at, 2 * at + 1]) >= scores[2 * at : 2 * at + 2, at].max()).sum()
+            (np.delete(scores[:, at], [2 * at, 2 * at + 1]) >= scores[2 * at : 2 * at + 2, at].max() - 1e-5).sum()
             for at in range(PICTURES)
         ]
     )
@@ -92,7 +91,7 @@ def test_the_table_and_the_same_sample_every_time(addresses: dict[str, str], cap
     assert "30 captions of" in first.out
     assert "target_recall 0.9" in first.out
     assert "bootstrap" in first.out
-    counted = [line for line in first.out.splitlines() if line.startswith(("task", "MRR", "median", "ANN"))]
+    counted = [line for line in first.out.splitlines() if line.startswith((" task", " MRR", " median", " ANN"))]
     assert len(counted) == 10
     assert set(counted) <= set(second.out.splitlines())
 
