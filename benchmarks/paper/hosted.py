@@ -152,7 +152,7 @@ def measure_missing(
 
 
 def _chosen(found: Tuning) -> str:
-    if found.basis != "measured":
+    if found.basis != "measured" or found.chosen.recipe == "exact":
         return "compares every vector"
     chosen, effort = found.chosen, found.chosen.effort
     parts = [chosen.recipe + " centred" * chosen.centred]
