@@ -4,7 +4,6 @@ Owns how they look.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,33 @@ from matplotlib.figure import Figure as Picture
 from benchmarks.paper.published import FLAT, HITS, HNSW, IVF, LSH, SECONDS
 from benchmarks.paper.results import Measured, Point
 
-_COLOURS = {FLAT: "#24292f", IVF: "#cf222e", HNSW: "#9a6700", LSH: "#8250df"}
-_OURS = ("#0969da", "#1a7f37", "#bf3989", "#1b7c83", "#bc4c00", "#6639ba")
+_PAPERS = (FLAT, IVF, HNSW, LSH)
+_COLOURS = {
+    FLAT: "#24292f",
+    IVF: "#cf222e",
+    HNSW: "#9a6700",
+    LSH: "#8250df",
+    "Python": "#afb8c1",
+    "NumPy": "#6e7781",
+    "tuned": "#bf3989",
+    "ivf-fastscan": "#1a7f37",
+    "fastscan": "#0969da",
+    "exact": "#1b7c83",
+    "hnsw": "#bc4c00",
+}
+"""By a part of the name, the first that is in it."""
 _TICKS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1.0)
 
 
 def front(lines: Mapping[str, Sequence[Point]], path: Path, title: str) -> None:
     """Recall of captions against latency; the paper's own settings are marked by squares."""
     picture, axes = _axes()
-    own = cycle(_OURS)
     for name, points in lines.items():
-        colour = _COLOURS.get(name) or next(own)
-        shown = sorted(points, key=lambda point: point.seconds)
-        places = [(1e3 * point.seconds, _missed(point.captions)) for point in shown]
-        axes.plot(*zip(*places, strict=True), "o-", color=colour, ms=4, lw=1.4, label=name)
-        if name in _COLOURS:
+        colour = _colour(name)
+        places = [(1e3 * point.seconds, _missed(point.captions)) for point in _unbeaten(points)]
+        form = "D" if name.endswith("gRPC") else "o-"
+        axes.plot(*zip(*places, strict=True), form, color=colour, ms=5, lw=1.4, label=name)
+        if name in _PAPERS:
             usual = next(point for point in points if point.usual)
             axes.plot(1e3 * usual.seconds, _missed(usual.captions), "s", color=colour, ms=10, mfc="none", mew=1.8)
     axes.plot([], [], "s", color="#57606a", ms=9, mfc="none", mew=1.8, label="the paper's four, at its settings")
@@ -46,12 +57,12 @@ def front(lines: Mapping[str, Sequence[Point]], path: Path, title: str) -> None:
 def by_hits(measured: Sequence[Measured], dimension: int, path: Path, title: str) -> None:
     """Latency against K; what the paper printed is dotted."""
     picture, axes = _axes()
-    own = cycle(_OURS)
     for one in measured:
-        colour = _COLOURS.get(one.name) or next(own)
+        colour = _colour(one.name)
         k = sorted(one.seconds)
-        label = one.name if one.name != FLAT else f"{one.name}, {one.setting}"
-        axes.plot(k, [1e3 * one.seconds[each].median for each in k], "o-", color=colour, ms=4, label=label)
+        label = f"{one.name}, {one.setting}" if one.name == FLAT else one.name
+        form = "o--" if one.name == FLAT and one.build_seconds is None else "o-"
+        axes.plot(k, [1e3 * one.seconds[each].median for each in k], form, color=colour, ms=4, label=label)
         axes.fill_between(
             k,
             [1e3 * one.seconds[each].lower for each in k],
@@ -61,7 +72,7 @@ def by_hits(measured: Sequence[Measured], dimension: int, path: Path, title: str
             lw=0,
         )
     for name, seconds in SECONDS[dimension].items():
-        colour = _COLOURS.get(name, "#57606a")
+        colour = _colour(name)
         axes.plot(HITS, [1e3 * own for own in seconds], "x:", color=colour, ms=5, lw=1, label=f"the paper: {name}")
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -73,13 +84,12 @@ def by_hits(measured: Sequence[Measured], dimension: int, path: Path, title: str
 def by_rows(sizes: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Latency against the number of pictures."""
     picture, axes = _axes()
-    own = cycle(_OURS)
     for name in sizes[0]["ways"]:
         rows = [size["rows"] for size in sizes]
         milliseconds = [1e3 * size["ways"][name]["seconds"]["median"] for size in sizes]
         recall = sizes[-1]["ways"][name]["recall"]["value"]
         label = f"{name} (recall@10 {recall:.3f} at {rows[-1]:,})"
-        axes.plot(rows, milliseconds, "o-", color=_COLOURS.get(name) or next(own), ms=4, label=label)
+        axes.plot(rows, milliseconds, "o-", color=_colour(name), ms=4, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("pictures")
@@ -101,6 +111,19 @@ def _finish(picture: Picture, axes: Axes, path: Path, title: str) -> None:
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(path, dpi=120)
+
+
+def _colour(name: str) -> str:
+    return next((colour for part, colour in _COLOURS.items() if part in name), "#afb8c1")
+
+
+def _unbeaten(points: Sequence[Point]) -> list[Point]:
+    """Those that no quicker one beats, and the usual one."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: point.seconds):
+        if not front or point.captions > front[-1].captions or point.usual:
+            front.append(point)
+    return front
 
 
 def _missed(recall: float) -> float:
