@@ -30,15 +30,18 @@ _TRUTH_ROWS = 50_000
 class Dataset:
     """Pictures on disk as float16, and captions of some of them, spread evenly."""
 
-    def __init__(self, folder: Path, title: str, own: Callable[[int, int], np.ndarray]) -> None:
-        """Map what ``generated``, ``scenes`` or ``gallery`` wrote; ``own`` says which rows captions are of."""
+    def __init__(self, folder: Path, title: str, own: Callable[[int, int], np.ndarray] | None = None) -> None:
+        """Map what ``generated``, ``scenes`` or ``gallery`` wrote.
+
+        ``own`` says of which of so many rows so many captions are; spread evenly over them by default.
+        """
         self.title = title
         self.captions: np.ndarray = np.load(folder / "captions.npy")
         """(queries, dimension) float32."""
         self.dimension = self.captions.shape[1]
         pictures = folder / "pictures.f16"
         self.rows = pictures.stat().st_size // (2 * self.dimension)
-        self.own = own(self.rows, len(self.captions))
+        self.own = (own or _spread)(self.rows, len(self.captions))
         """The row (queries,) that each caption is of."""
         self.pictures: np.ndarray = np.memmap(pictures, dtype="<f2", mode="r", shape=(self.rows, self.dimension))
 
@@ -49,7 +52,7 @@ class Dataset:
         if not (folder / "captions.npy").exists():
             folder.mkdir(parents=True, exist_ok=True)
             _generate(folder, rows, CrossModalSpace(dimension, seed), queries)
-        return cls(folder, f"{rows:,} x {dimension} of the generator, seed {seed}", _spread)
+        return cls(folder, f"{rows:,} x {dimension} of the generator, seed {seed}")
 
     @classmethod
     def scenes(cls, work: Path, rows: int, seed: int, queries: int = QUERIES) -> "Dataset":
