@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from threading import Condition, Thread
+from threading import Condition, Lock, Thread
 
 import numpy as np
 
@@ -33,7 +33,8 @@ _HEARTBEAT_SECONDS = 1.0
 class _Worker:
     """What a device thread is at. Changed by it alone, under the lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Lock) -> None:
+        self.woken = Condition(lock)
         self.batch: list[Item] = []
         """Empty while it waits."""
         self.ends = 0.0
@@ -45,8 +46,8 @@ class Batcher:
     """Runs a backend in ``workers`` threads of its own for callers on one event loop.
 
     Several are for passes that leave each other their speed, each on a core of its own: what waits is dealt out among
-    those that are idle. Where the backend is serial they are for the passes in flight: one takes all that waits, and
-    what it takes lasts from the end of the pass before.
+    those that are idle; what comes while all are idle always goes to the same one. Where the backend is serial they are
+    for the passes in flight: one takes all that waits, and what it takes lasts from the end of the pass before.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Batcher:
         self._metrics = metrics
         self._schedule = Schedule(costs, bulk_share)
         self._loop = asyncio.get_running_loop()
-        self._changed = Condition()
+        self._lock = Lock()
         self._stopping = False
         self.failed: asyncio.Future[BaseException] = self._loop.create_future()
         """Done when a device thread has died; its result is what it died of. Nothing is embedded from then on."""
-        self._workers = [_Worker() for _ in range(workers)]
+        self._workers = [_Worker(self._lock) for _ in range(workers)]
         self._watch()
         self._threads = [
             Thread(target=self._run, args=[worker], name=f"device-{number}", daemon=True)
@@ -82,14 +83,14 @@ class Batcher:
         """Queue items whose row is made, from any thread. Those for which nobody waits any more are dropped."""
         forsaken = []
         now = time.monotonic()
-        with self._changed:
+        with self._lock:
             for item in items:
                 if item.waiters:
                     item.queued = now
                     self._schedule.add(item)
                 else:
                     forsaken.append(item)
-            self._changed.notify()
+            self._wake_one()
         if forsaken:
             self._loop.call_soon_threadsafe(self._drop, forsaken, "decode")
         if self._stopping or self.failed.done():  # too late for the thread to take them
@@ -98,7 +99,7 @@ class Batcher:
 
     def withdraw(self, item: Item) -> bool:
         """Take out an item for which nobody waits any more; whether it was in the queue."""
-        with self._changed:
+        with self._lock:
             if not self._schedule.discard(item):
                 return False
         self._drop([item], "queue")
@@ -106,7 +107,7 @@ class Batcher:
 
     def promote(self, item: Item) -> None:
         """Make a bulk item interactive, wherever it is."""
-        with self._changed:
+        with self._lock:
             queued = self._schedule.discard(item)
             item.priority = Priority.INTERACTIVE
             if queued:
@@ -132,9 +133,10 @@ class Batcher:
 
     async def stop(self) -> None:
         """End the device threads after the pass they are in; what still waits fails with Unavailable."""
-        with self._changed:
+        with self._lock:
             self._stopping = True
-            self._changed.notify_all()
+            for worker in self._workers:
+                worker.woken.notify()
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         self._empty(Unavailable("the service is stopping"))
@@ -165,7 +167,7 @@ class Batcher:
 
     def _take(self, worker: _Worker) -> Turn | None:
         """The next turn; None once stopped."""
-        with self._changed:
+        with self._lock:
             worker.batch = []
             while not self._stopping:
                 worker.heartbeat = now = time.monotonic()
@@ -175,10 +177,17 @@ class Batcher:
                     worker.batch = turn.batch
                     worker.ends = begins + self._costs[turn.tower].seconds(len(turn.batch))
                     if self._schedule:
-                        self._changed.notify()  # for the others, if any are idle
+                        self._wake_one()
                     return turn
-                self._changed.wait(_HEARTBEAT_SECONDS)
+                worker.woken.wait(_HEARTBEAT_SECONDS)
         return None
+
+    def _wake_one(self) -> None:
+        """Have the first device thread that is idle, if any, look for a turn."""
+        for worker in self._workers:
+            if not worker.batch:
+                worker.woken.notify()
+                return
 
     def _work(self, tower: Tower, batch: list[Item]) -> None:
         """Embed a batch, in parts where that is what it takes."""
@@ -187,7 +196,7 @@ class Batcher:
         causes: list[Exception] = []
         self._embed(tower, batch, began, causes)
         ended = time.monotonic()
-        with self._changed:
+        with self._lock:
             began = max(began, self._freed)
             if self._serial:
                 self._freed = ended
@@ -291,7 +300,7 @@ class Batcher:
         self._empty(Unavailable("the device thread has died"), worker.batch)
 
     def _empty(self, error: ServiceError, at_work: Sequence[Item] = ()) -> None:
-        with self._changed:
+        with self._lock:
             left = [*at_work, *self._schedule.clear()]
         for item in left:
             if not item.ended:

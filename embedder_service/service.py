@@ -145,7 +145,7 @@ class EmbedderService:
             )
         towers = tuple(Tower) if settings.towers == "both" else (Tower(settings.towers),)
         checkpoint = load_checkpoint(self._files, settings.max_text_bytes, towers)
-        threads = settings.torch_threads or max(usable_cores() // max(settings.workers, 1), 1)
+        threads = settings.torch_threads or usable_cores()
         try:
             backend = TorchBackend(
                 checkpoint.towers, checkpoint.preprocessing, settings.device, threads, settings.precision
@@ -159,10 +159,13 @@ class EmbedderService:
         cases = canary_cases(self._files, checkpoint.fingerprint, checkpoint.tokenizer, decoder, reference)
         rows = _specimens(checkpoint)
         workers = settings.workers or (_IN_FLIGHT if backend.serial else 1)
-        if settings.device == "cpu" and not (settings.workers or settings.torch_threads):
+        if settings.device == "cpu" and not settings.workers:
             passes = [partial(backend.forward, tower, rows[tower][None]) for tower in backend.towers]
-            workers = choose_workers(backend.set_threads, passes, usable_cores())
-        return checkpoint, backend, _warm_up(backend, checkpoint, rows, settings), workers, cases
+            workers = choose_workers(passes, threads)
+        backend.threads.share(workers, lone_takes_all=False)  # as the warm-up is for times of many
+        costs = _warm_up(backend, checkpoint, rows, settings)
+        backend.threads.share(workers, lone_takes_all=True)
+        return checkpoint, backend, costs, workers, cases
 
 
 def _specimens(checkpoint: Checkpoint) -> dict[Tower, np.ndarray]:

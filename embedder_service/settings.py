@@ -99,13 +99,13 @@ class EmbedderSettings(ServiceSettings):
     """Largest caption, in bytes of UTF-8, 1 to 1 MiB."""
 
     torch_threads: int = Field(0, ge=0, le=1024)
-    """Threads of one forward pass on the CPU, 1 to 1,024; 0 shares the cores this process may use among the passes that
-    run side by side."""
+    """Threads of the forward passes on the CPU, 1 to 1,024; 0 takes the cores this process may use. Passes side by side
+    share them, at least one each; a pass that begins while no other is under way takes them all."""
 
     workers: int = Field(0, ge=0, le=64)
-    """Forward passes under way, 1 to 64. On a CPU they run side by side; 0 measures whether several on fewer cores each
-    do better, as they do with small models, unless torch_threads is set. A GPU computes one after another; 0 is 2
-    there, so that the next is brought to it meanwhile."""
+    """Forward passes under way, 1 to 64. On a CPU they run side by side; 0 takes several where one of a single item is
+    over within 10 ms, as with small models, and else one. A GPU computes one after another; 0 is 2 there, so that the
+    next is brought to it meanwhile."""
 
     decode_threads: int = Field(0, ge=0, le=1024)
     """Images decoded at a time, 1 to 1,024; 0 takes one for each core this process may use."""

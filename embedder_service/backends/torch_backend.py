@@ -18,6 +18,7 @@ from embedder_service.backends.pixel_values import PixelValues
 from embedder_service.backends.precision import choose_precision, number_type
 from embedder_service.backends.siglip import ImageTower, TextTower
 from embedder_service.images import Preprocessing
+from embedder_service.parallelism import Threads
 
 
 def engine_build(device: str) -> tuple[str, str]:
@@ -29,8 +30,9 @@ def engine_build(device: str) -> tuple[str, str]:
 class TorchBackend:
     """Runs the towers of transformers' models on the CPU or a CUDA device.
 
-    ``precision`` is "auto" or a Precision. Raises RuntimeError when torch can't reach the device, ValueError when the
-    device can't compute in the precision. The models may be dropped afterwards.
+    ``precision`` is "auto" or a Precision; passes on the CPU take ``threads`` together. Raises RuntimeError when torch
+    can't reach the device, ValueError when the device can't compute in the precision. The models may be dropped
+    afterwards.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class TorchBackend:
         precision: str = Precision.FP32,
     ) -> None:
         torch.set_num_threads(threads)
+        self.threads = Threads(threads)
+        """Of a pass on the CPU."""
         self.device = device
         self.towers = tuple(towers)
         width = max(model.config.hidden_size for model in towers.values())
@@ -56,10 +60,6 @@ class TorchBackend:
         """(n, size, size, 3) uint8 -> (n, 3, size, size) float32."""
         self._cuda = None if device == "cpu" else CudaDevice(device)
         self.serial = self._cuda is not None
-
-    def set_threads(self, threads: int) -> None:
-        """Have a pass on the CPU take so many threads, in whatever thread its first pass runs from now on."""
-        torch.set_num_threads(threads)
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         """Unit vectors (n, dimension) float32; see Backend.forward."""
@@ -78,7 +78,9 @@ class TorchBackend:
         with torch.inference_mode():
             if self._cuda is not None:
                 return self._cuda.run(batch, partial(self._unit_vectors, tower))
-            vectors: np.ndarray = self._unit_vectors(tower, torch.from_numpy(batch)).numpy()
+            with self.threads.taken() as threads:
+                torch.set_num_threads(threads)  # of this thread of Python's alone
+                vectors: np.ndarray = self._unit_vectors(tower, torch.from_numpy(batch)).numpy()
             return vectors
 
     def _unit_vectors(self, tower: Tower, rows: torch.Tensor) -> torch.Tensor:

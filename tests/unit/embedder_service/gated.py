@@ -2,7 +2,7 @@
 
 import asyncio
 from queue import Queue
-from threading import Semaphore
+from threading import Semaphore, current_thread
 
 import numpy as np
 
@@ -28,9 +28,12 @@ class GatedBackend:
         """Largest batch that does not run out of memory."""
         self.passes: Queue[tuple[Tower, list[float]]] = Queue()
         self.permits = Semaphore(0)
+        self.threads: list[str] = []
+        """Who asked for each pass, by name."""
 
     def forward(self, tower: Tower, batch: np.ndarray) -> np.ndarray:
         rows = batch[:, 0]
+        self.threads.append(current_thread().name)
         self.passes.put((tower, rows.tolist()))
         assert self.permits.acquire(timeout=20)
         if FATAL in rows:

@@ -369,3 +369,20 @@ async def test_stopping_answers_what_still_waits() -> None:
         await waiting.angles()
     with pytest.raises(Unavailable):
         await bench.put(Call(2.0)).angles()
+
+
+async def test_what_comes_while_all_are_idle_goes_to_the_same_thread_and_what_waits_is_dealt_out() -> None:
+    bench = Bench(workers=3)
+    bench.backend.permits.release(3)
+    for value in (0.1, 0.2, 0.3):
+        assert await bench.put(Call(value)).angles() == [value]
+        while any(worker.batch for worker in bench.batcher._workers):  # it is answered a moment before it is idle
+            await asyncio.sleep(0.001)
+    assert bench.backend.threads == ["device-0"] * 3
+    assert len(await bench.backend.rows_of(3)) == 3
+    many = bench.put(Call(0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
+    assert sorted(await bench.backend.rows_of(3)) == [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]
+    assert bench.backend.threads[3:] == ["device-0", "device-1", "device-2"]
+    bench.backend.permits.release(3)
+    assert await many.angles() == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    await bench.batcher.stop()
