@@ -82,6 +82,7 @@ class Canary:
         self._late_seconds = late_seconds
         self._lifecycle = lifecycle
         self._cosine = metrics.canary_cosine
+        metrics.canary_least_cosine.set(least_cosine)
 
     async def check(self) -> str:
         """Embed every case; says what is wrong, and nothing when all is well. Withdraws readiness while it is late."""

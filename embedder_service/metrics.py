@@ -148,6 +148,11 @@ class EmbedderMetrics:
             ("tower",),
             registry=registry,
         )
+        self.canary_least_cosine = Gauge(
+            "eyebright_embedder_canary_least_cosine",
+            "The least cosine that keeps the service ready; by the precision that it computes in.",
+            registry=registry,
+        )
         self.model = Info("eyebright_embedder_model", "The checkpoint served.", registry=registry)
         # Looking a child up costs more than counting, and a series that is there from the start can be watched.
         self._queue = {
@@ -159,15 +164,22 @@ class EmbedderMetrics:
         self._batches = {tower: self._batch_size.labels(tower) for tower in Tower}
         self._busy_seconds = {tower: self._device_busy_seconds.labels(tower) for tower in Tower}
         self._lookups = {result: self._text_cache_lookups.labels(result) for result in get_args(Lookup)}
+        reasons, stages = get_args(Reason), get_args(Stage)
+        self._rejected = {
+            (tower, reason): self._rejected_items.labels(tower, reason) for tower in Tower for reason in reasons
+        }
+        self._cancelled = {
+            (tower, stage): self._cancelled_items.labels(tower, stage) for tower in Tower for stage in stages
+        }
         self._passes: dict[tuple[Tower, int], Histogram] = {}
 
     def rejected(self, tower: Tower, reason: Reason, count: int = 1) -> None:
         """Items that get no vector."""
-        self._rejected_items.labels(tower, reason).inc(count)
+        self._rejected[tower, reason].inc(count)
 
     def cancelled(self, tower: Tower, stage: Stage, count: int = 1) -> None:
         """Items for which nobody waits any more."""
-        self._cancelled_items.labels(tower, stage).inc(count)
+        self._cancelled[tower, stage].inc(count)
 
     def looked_up(self, result: Lookup, count: int) -> None:
         """Captions of one request."""
