@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faiss-side test-torch-side test-faults test-operations images-check bench bench-paper \
-	bench-paper-quick check check-deploy serve docs protos requirements sbom demo-checkpoint
+	bench-paper-quick check check-deploy serve docs dashboards protos requirements sbom demo-checkpoint
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ CYCLONEDX = $(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyp
 help: ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-setup: $(STAMP) ## Create .venv and install everything into it.
+setup: $(STAMP) $(VENV)/.prometheus ## Create .venv and install everything into it; Prometheus too, as root on Debian.
 
 $(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(shell find protos/eyebright -name '*.proto')
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, not $$($(PYTHON) --version)" >&2; exit 1; }
@@ -32,6 +32,11 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(she
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(TORCH_PIP_OPTIONS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# Looked for once: without it the tests that run it are skipped, and say so.
+$(VENV)/.prometheus: tests/operations/install_prometheus.sh | $(STAMP)
+	@tests/operations/install_prometheus.sh
+	@touch $@
 
 demo: setup ## Index the bundled gallery, search it by caption and picture, write a contact sheet.
 	$(BIN)/eyebright demo
@@ -50,7 +55,7 @@ test-faults: setup ## Run in long form: faults, drawn requests, the storm of pic
 	$(BIN)/python -m pytest -q tests/faults tests/security tests/integration/index_service -m long -s
 	$(BIN)/python -m pytest -q tests/integration/embedder_service -m long -s
 
-test-operations: setup ## Run in long form: images and their environments; a bad network, restarts and a soak (half an hour).
+test-operations: setup ## Run in long form: images and their environments; alerts, a bad network, restarts and a soak (half an hour).
 	@if [ "$$(id -u)" = 0 ] && ! { command -v ip && command -v iptables; } >/dev/null; then \
 		apt-get install --yes -qq --no-install-recommends iproute2 iptables || true; fi
 	$(BIN)/python -m pytest -q tests/deploy tests/operations -m long -s
@@ -103,8 +108,14 @@ $(CHECKOV)/.installed: Makefile
 serve: setup ## Run both services on loopback until Ctrl-C; data in ./eyebright-data.
 	$(BIN)/eyebright serve
 
-docs: setup ## Write the pages anew that follow from the code.
+docs: setup ## Write anew what follows from the code: pages, dashboards, the rules for Kubernetes.
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m deploy.grafana.generate
+	$(BIN)/python -m deploy.kubernetes.generate
+
+dashboards: setup ## Write the dashboards anew, and draw them from a real Prometheus under traffic (8 minutes).
+	$(BIN)/python -m deploy.grafana.generate
+	$(BIN)/python -m benchmarks.dashboards --output docs/images/dashboards
 
 protos: setup ## Generate the Python stubs anew.
 	$(BIN)/python protos/generate.py
