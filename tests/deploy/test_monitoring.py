@@ -1,5 +1,6 @@
 """Prometheus and Grafana as they are provisioned, and the metric that the autoscaler asks for."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from deploy.kubernetes import generate
 from embedder_service.metrics import EmbedderMetrics
 from embedder_service.settings import EmbedderSettings
 from index_service.settings import IndexSettings
@@ -24,6 +26,10 @@ PORTS = {
 
 def load(path: str) -> Any:
     return yaml.safe_load((FOLDER / path).read_text("utf-8"))
+
+
+def _labels(manifest: Any) -> Any:
+    return manifest["metadata"].get("labels", {})
 
 
 def adapter_rule() -> Any:
@@ -62,7 +68,23 @@ def test_what_is_provisioned_lies_where_it_is_mounted() -> None:
     assert configured in services["prometheus"]["command"]
     assert f"--storage.tsdb.path={prometheus['prometheus-data']}" in services["prometheus"]["command"]
     (rules,) = load("prometheus/prometheus.yaml")["rule_files"]
-    assert (FOLDER / "prometheus" / rules).parent.is_dir()
+    assert list((FOLDER / "prometheus").glob(rules))
+
+
+@pytest.mark.parametrize("overlay", ["production", "gpu"])
+def test_kubernetes_gets_the_same_rules_and_dashboards(overlay: str) -> None:
+    (rule,) = of_kind(overlay, "PrometheusRule").values()
+    files = sorted((FOLDER / "prometheus" / "rules").glob("*.yaml"))
+    assert rule["spec"]["groups"] == [group for file in files for group in load(str(file))["groups"]]
+    dashboards = {path.name: path.read_text("utf-8") for path in (FOLDER / "grafana" / "dashboards").iterdir()}
+    maps = [found for found in of_kind(overlay, "ConfigMap").values() if "grafana_dashboard" in _labels(found)]
+    assert {name: text for found in maps for name, text in found["data"].items()} == dashboards
+    # kubectl apply keeps the whole object in an annotation, and all annotations together may have 256 KiB.
+    assert max(len(json.dumps(found)) for found in maps) < 200_000
+
+
+def test_the_rule_for_kubernetes_is_what_the_code_makes() -> None:
+    assert generate.MANIFEST.read_text("utf-8") == generate.rendered(), "run python -m deploy.kubernetes.generate"
 
 
 def test_the_autoscaler_asks_for_what_the_adapter_makes_of_series_that_exist() -> None:

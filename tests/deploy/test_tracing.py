@@ -37,7 +37,7 @@ def test_the_production_overlay_shows_where_it_goes() -> None:
 
 def test_both_services_send_to_a_collector_that_they_may_reach(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for manifest in manifests(overlay):
-        if manifest["kind"] != "ServiceMonitor":
+        if manifest["kind"] not in {"PrometheusRule", "ServiceMonitor"}:
             kubernetes_validate.validate(manifest, "1.37", strict=True)
     policy = of_kind(overlay, "NetworkPolicy")["services-send-traces"]["spec"]
     assert policy["policyTypes"] == ["Egress"]
