@@ -18,6 +18,10 @@ MOST_HEALTH_CALLS = 128
 """Health checks need no token, so that a probe has none to keep; they have a limit of their own, so that they neither
 fill the server nor fail when it is full."""
 
+HEALTH_REQUEST_SECONDS = 5.0
+"""How long the request of a health check may take to arrive, at most: it has a few bytes, and a stranger who sends
+megabytes instead has them held for as long."""
+
 RUNTIME_ACCESS: Mapping[str, Access] = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access(Scope.READ),
 }

@@ -19,7 +19,7 @@ import grpc
 from grpc import aio
 
 from service_runtime.errors import DeadlineExceeded, InvalidArgument, ServiceError
-from service_runtime.gate import Gate, Visit
+from service_runtime.gate import HEALTH_REQUEST_SECONDS, Gate, Visit
 from service_runtime.limits import check_metadata
 from service_runtime.rpc_metrics import RpcMetrics
 from service_runtime.tracing import record_outcome
@@ -132,11 +132,12 @@ class CallInterceptor(aio.ServerInterceptor):
         """What the handler is given: its request once it is here, or the stream of its requests."""
         if handler.request_streaming:
             return self._requests(handler, call, context)
+        seconds = min(self._request_seconds, HEALTH_REQUEST_SECONDS) if call.visit.healthy else self._request_seconds
         try:
-            async with asyncio.timeout(self._request_seconds):
+            async with asyncio.timeout(seconds):
                 raw = await context.read()
         except TimeoutError:
-            raise DeadlineExceeded(f"the request did not arrive within {self._request_seconds:g} s") from None
+            raise DeadlineExceeded(f"the request did not arrive within {seconds:g} s") from None
         if raw is aio.EOF:
             raise InvalidArgument("expected a request, not the end of the call")
         call.began = time.perf_counter()  # how fast a caller sends says nothing about this server

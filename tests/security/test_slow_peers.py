@@ -15,7 +15,7 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from service_runtime import limits
+from service_runtime import interceptors, limits
 from service_runtime.server import Server
 from service_runtime.settings import ServiceSettings
 from tests.integration.service_runtime_host import EchoHost
@@ -172,6 +172,15 @@ async def test_health_is_answered_when_the_server_is_full_and_can_not_fill_it() 
                     raise
         for call in (*streams, *watches):
             call.cancel()
+
+
+async def test_a_health_check_that_never_comes_whole_is_ended_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interceptors, "HEALTH_REQUEST_SECONDS", 0.3)
+    async with serving(request_seconds=60.0) as address:
+        for method in ("Check", "Watch"):
+            path = f"/grpc.health.v1.Health/{method}"
+            ended = await played(address, lambda c: c.end_of(c.call(path, HALF)))  # noqa: B023
+            assert b"the request did not arrive within 0.3 s" in ended
 
 
 async def test_a_peer_that_never_greets_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
