@@ -1,11 +1,14 @@
 """Scenes of the demo gallery's pictures, embedded by the demo checkpoint: real pictures, real captions, real vectors.
 
 Owns composing them. It runs in a process of its own, for torch and FAISS don't share one:
-``python -m benchmarks.scenes FOLDER --rows 100000``.
+``python -m benchmarks.scenes FOLDER --rows 100000``. With ``--tars`` it writes pictures for ``eyebright index`` and
+captions for ``eyebright evaluate``.
 """
 
 import io
+import json
 import os
+import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -66,9 +69,13 @@ class _Scenes:
 
     def chunk(self, number: int, captions: int) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (n, dimension) float16 of the pictures of a chunk, and float32 of the captions of its first ones."""
-        draw = np.random.default_rng([self._seed, number])
-        made = [self._scene(draw) for _ in range(_CHUNK_ROWS)]
+        made = self.composed(number)
         return self.embed([encoded for encoded, _ in made], [caption for _, caption in made[:captions]])
+
+    def composed(self, number: int) -> list[tuple[bytes, str]]:
+        """A PNG and a caption for each scene of a chunk."""
+        draw = np.random.default_rng([self._seed, number])
+        return [self._scene(draw) for _ in range(_CHUNK_ROWS)]
 
     def embed(self, encoded: list[bytes], captions: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors (n, dimension) float16 of pictures, and float32 of captions."""
@@ -126,6 +133,29 @@ def _chunk(captions: int, number: int) -> tuple[np.ndarray, np.ndarray]:
     return _scenes.chunk(number, captions)
 
 
+def _tar(folder: Path, number: int) -> list[str]:
+    """Write a chunk as a WebDataset; returns its captions as lines of JSON."""
+    lines = []
+    with tarfile.open(folder / f"scenes-{number:05d}.tar", "w") as tar:
+        for place, (encoded, caption) in enumerate(_scenes.composed(number), number * _CHUNK_ROWS):
+            key = f"scene-{place:08d}"
+            for suffix, content in ((".png", encoded), (".txt", caption.encode())):
+                member = tarfile.TarInfo(key + suffix)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            lines.append(json.dumps({"id": key, "caption": caption}))
+    return lines
+
+
+def _write_tars(folder: Path, rows: int, seed: int) -> None:
+    chunks = rows // _CHUNK_ROWS
+    folder.mkdir(parents=True, exist_ok=True)
+    processes = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _prepare, (seed,))
+    with processes, (folder / "captions.jsonl").open("w", encoding="utf-8") as captions:
+        for lines in track(processes.map(partial(_tar, folder), range(chunks)), "writing scenes", total=chunks):
+            captions.writelines(f"{line}\n" for line in lines)
+
+
 def _embedded_gallery() -> tuple[np.ndarray, np.ndarray]:
     """Pictures and labels, in the order of the keys."""
     with gallery_tar() as tar:
@@ -153,8 +183,15 @@ def main(
     gallery: Annotated[
         bool, typer.Option("--gallery", help="Embed the gallery's own pictures and labels instead.")
     ] = False,
+    tars: Annotated[
+        bool,
+        typer.Option("--tars", help="Write WebDataset tars and captions.jsonl instead, to index and evaluate."),
+    ] = False,
 ) -> None:
     """Compose scenes, embed them and some of their captions, and write the vectors."""
+    if tars:
+        _write_tars(folder, rows, seed)
+        return
     pictures, captions = _embedded_gallery() if gallery else _composed(rows, queries, seed)
     pictures.tofile(folder / "pictures.f16")
     np.save(folder / "captions.npy", captions)
