@@ -60,14 +60,7 @@ test-operations: setup ## Run in long form: images and their environments; alert
 		apt-get install --yes -qq --no-install-recommends iproute2 iptables || true; fi
 	$(BIN)/python -m pytest -q tests/deploy tests/operations -m long -s
 
-images-bench-paper: setup ## Measure the paper's tables beside Eyebright's, a million pictures (hours, 20 GB; resumable); write docs/results/paper.md.
-	$(BIN)/python -m benchmarks.paper_tables --work $(BENCH) --output docs/results/paper.md --pictures docs/images
-
-bench-paper-quick: setup ## The same in small, in under 10 minutes; write to $(BENCH)/paper-quick.
-	$(BIN)/python -m benchmarks.paper_tables --quick --work $(BENCH) --output $(BENCH)/paper-quick/paper.md \
-		--pictures $(BENCH)/paper-quick
-
-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
+images-check: setup ## Build the images without Docker and search in them (as root on Debian, with buildah and mmdebstrap).
 	$(BIN)/python -m pytest -q tests/deploy/test_image_builds.py -m long -s
 
 bench: setup ## Measure the embedder, the index engine, and both under load (over an hour, 30 GB of disk); write docs/results and the plots.
@@ -83,6 +76,13 @@ bench: setup ## Measure the embedder, the index engine, and both under load (ove
 	$(BIN)/python -m benchmarks.call_cost --output docs/results/operations.md
 	$(BIN)/python -m benchmarks.load --work $(BENCH) --output docs/results/operations.md
 	$(BIN)/python -m benchmarks.load --work $(BENCH) --output docs/results/operations.md --target-recall 0.99
+
+bench-paper: setup ## Measure the paper's tables beside Eyebright's, a million pictures (hours, 20 GB; resumable); write docs/results/paper.md.
+	$(BIN)/python -m benchmarks.paper_tables --work $(BENCH) --output docs/results/paper.md --pictures docs/images
+
+bench-paper-quick: setup ## The same in small, in under 10 minutes; write to $(BENCH)/paper-quick.
+	$(BIN)/python -m benchmarks.paper_tables --quick --work $(BENCH) --output $(BENCH)/paper-quick/paper.md \
+		--pictures $(BENCH)/paper-quick
 
 check: setup ## Format, lint, types, contract.
 	$(BIN)/ruff format --check .
