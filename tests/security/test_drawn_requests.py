@@ -1,4 +1,6 @@
-"""Whatever bytes a method of the index service is sent, its answer says whose fault it is, and the service goes on."""
+"""Whatever bytes a method of the index service is sent, or one that every service has, its answer says whose fault it
+is, and the service goes on.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +14,19 @@ from eyebright.index.v1 import index_service_pb2
 from eyebright.index.v1.index_service_pb2_grpc import IndexServiceStub
 from eyebright.vectors.numpy_codec import encode_vectors
 from google.protobuf.descriptor import MethodDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import strategies as st
 
 from tests.integration.index_service import calls
 from tests.processes import RunningService, running_service
 from tests.security.drawn_requests import Known, hammer
 
-METHODS = list(index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].methods)
+METHODS = [
+    *index_service_pb2.DESCRIPTOR.services_by_name["IndexService"].methods,
+    *reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].methods,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"],
+]
 COSTLY = {"CreateCollection": 5, "Optimize": 5, "CreateSnapshot": 5, "RestoreSnapshot": 5}
 """By how much fewer calls are made of methods that take long."""
 
@@ -57,6 +65,9 @@ class Target:
             "keys": st.sampled_from(["a", "b", ""]),
             "page_token": st.sampled_from(["", "x", "AAAAAAAAAAD_"]),
             "url": st.sampled_from(places),
+            "service": st.sampled_from(["", "x"]),
+            "file_by_filename": st.sampled_from(["grpc/health/v1/health.proto", "x"]),
+            "file_containing_symbol": st.sampled_from(["eyebright.index.v1.IndexService", "x"]),
         }
 
 
