@@ -32,7 +32,7 @@ def test_sdk_example(embedder: RunningService, index: RunningService, tmp_path: 
 
 def test_every_file_it_points_to_exists() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    targets = [target for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in target]
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
     assert targets
     assert not [target for target in targets if not (ROOT / target.partition("#")[0]).exists()]
 
