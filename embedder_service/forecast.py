@@ -16,8 +16,8 @@ from embedder_service.tower_cost import TowerCost
 _WEIGHT = 0.05
 """Of the newest call in what is learnt from calls."""
 
-_DEVIATIONS = 2.0
-"""How far beyond the mean the margin lies: nearly all calls take less."""
+_DEVIATIONS = 4.0
+"""How far beyond the mean the margin lies. With 2, one call in a hundred of those that overload lets in was late."""
 
 _FIRST_MEAN, _FIRST_DEVIATION = math.log(1.1), 0.1
 

@@ -136,11 +136,11 @@ def margin_after(*took: float, answered: bool = True) -> float:
 
 
 def test_the_margin_covers_what_calls_took_of_late() -> None:
-    assert 1.1 < margin_after() < 1.5
+    assert 1.1 < margin_after() < 1.7
     assert margin_after(*[10.0] * 200) == pytest.approx(1.0, abs=0.01)
     assert margin_after(*[20.0] * 200) == pytest.approx(2.0, abs=0.02)
     assert margin_after(*[10.0, 20.0] * 100) > 2.0
-    assert margin_after(1e9) < 2.0  # one that was held up changes little
+    assert margin_after(1e9) < 2.5  # one that was held up changes little
 
 
 def test_a_caller_that_left_early_teaches_nothing() -> None:
