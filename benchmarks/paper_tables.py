@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ class Run:
             own = Point(point.setting, point.captions, point.images, point.milliseconds / 1e3)
             lines.setdefault(f"{point.line}, in process", []).append(asdict(own))
         self.results.keep_facts("front", lines)
+        self.write()
 
     def _why(self) -> None:
         for name in ("scenes", "768"):
@@ -188,6 +190,7 @@ class Run:
                 self.results.keep_facts(
                     f"why-{name}", {"title": f"{task.data.rows:,} of {whole.data.title}", "grid": found}
                 )
+                self.write()
 
     def _traps(self) -> None:
         if not self.results.has("traps"):
@@ -195,6 +198,7 @@ class Run:
             command = [sys.executable, "-m", "benchmarks.traps", "--json", str(aside)]
             subprocess.run(command, check=True)  # noqa: S603 - our own module
             self.results.keep_facts("traps", json.loads(aside.read_text("utf-8")))
+            self.write()
 
     def _growth(self) -> None:
         for rows in self._scale.sizes:
@@ -306,13 +310,24 @@ def main(
         raise typer.BadParameter(
             f"expected some of {', '.join(steps)}, not {', '.join(sorted(unknown))}", param_hint="--only"
         )
-    for name, step in steps.items():
-        if not only or name in only:
-            began = time.perf_counter()
-            typer.echo(f"{name} ...")
-            step()
-            run.write()
-            typer.echo(f"{name}: {time.perf_counter() - began:.0f} s")
+    failed = [name for name, step in steps.items() if (not only or name in only) and not _done(name, step)]
+    run.write()
+    if failed:
+        typer.echo(f"failed, and tried again by the same command: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+def _done(name: str, step: Callable[[], None]) -> bool:
+    """Run a step; whether it came to its end. Hours of others are not lost to one that fails."""
+    began = time.perf_counter()
+    typer.echo(f"{name} ...")
+    try:
+        step()
+    except Exception:
+        traceback.print_exc()
+        return False
+    typer.echo(f"{name}: {time.perf_counter() - began:.0f} s")
+    return True
 
 
 if __name__ == "__main__":
