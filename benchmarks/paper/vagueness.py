@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.paper.task import Task, unit
 
-_SCALES = np.geomspace(0.25, 8.0, 48)
+_SCALES = np.geomspace(0.5, 6.0, 32, dtype=np.float32)
 _CAPTIONS = 300
 _SEED = 7
 
