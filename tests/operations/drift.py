@@ -1,4 +1,8 @@
-"""How memory and open files of a process drift: looked at now and then, and the slope of what was seen."""
+"""How memory and open files of a process drift: looked at now and then, and the slope of what was seen.
+
+Both go up and down: segments are written and merged, buffers fill and empty. So the slope is that of the most that was
+seen in each of a dozen equal spans of time.
+"""
 
 import threading
 import time
@@ -14,6 +18,8 @@ from tests.processes import RunningService
 
 _WARM_UP_SHARE = 1 / 3
 """Of the time, at the beginning, that says nothing: caches and pools fill."""
+
+_SPANS = 12
 
 
 @dataclass(slots=True)
@@ -44,17 +50,24 @@ class Drift:
         return self._slope_an_hour(self.files)
 
     def _slope_an_hour(self, values: list[int]) -> float:
-        seconds = np.array(self.seconds) - self.seconds[0]
-        kept = seconds >= _WARM_UP_SHARE * seconds[-1]
-        slope, _ = np.polyfit(seconds[kept], np.array(values)[kept], 1)
+        spans = self._spans()
+        middles = [self.seconds[span[len(span) // 2]] for span in spans]
+        slope, _ = np.polyfit(middles, [max(values[place] for place in span) for span in spans], 1)
         return float(slope) * 3600
 
+    def _spans(self) -> list[np.ndarray]:
+        """Places of what was seen after the warm-up, in equal parts."""
+        seen = np.arange(round(len(self.seconds) * _WARM_UP_SHARE), len(self.seconds))
+        return np.array_split(seen, min(_SPANS, len(seen)))
+
     def __str__(self) -> str:
-        kept = round(len(self.seconds) * _WARM_UP_SHARE)
+        first, *_, last = self._spans()
+        memory, files = (
+            [max(held[at] for at in span) for span in (first, last)] for held in (self.memory_bytes, self.files)
+        )
         return (
-            f"RssAnon {self.memory_bytes[kept] / 1e6:.0f} -> {self.memory_bytes[-1] / 1e6:.0f} MB, "
-            f"{self.megabytes_an_hour:+.1f} MB an hour; files {self.files[kept]} -> {self.files[-1]}, "
-            f"{self.files_an_hour:+.1f} an hour"
+            f"RssAnon {memory[0] / 1e6:.0f} -> {memory[1] / 1e6:.0f} MB, {self.megabytes_an_hour:+.1f} MB an hour; "
+            f"files {files[0]} -> {files[1]}, {self.files_an_hour:+.1f} an hour"
         )
 
 
