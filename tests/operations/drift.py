@@ -50,10 +50,13 @@ class Drift:
         return self._slope_an_hour(self.files)
 
     def _slope_an_hour(self, values: list[int]) -> float:
-        spans = self._spans()
-        middles = [self.seconds[span[len(span) // 2]] for span in spans]
-        slope, _ = np.polyfit(middles, [max(values[place] for place in span) for span in spans], 1)
+        middles = [self.seconds[span[len(span) // 2]] for span in self._spans()]
+        slope, _ = np.polyfit(middles, self._most(values), 1)
         return float(slope) * 3600
+
+    def _most(self, values: list[int]) -> list[int]:
+        """In each span."""
+        return [max(values[place] for place in span) for span in self._spans()]
 
     def _spans(self) -> list[np.ndarray]:
         """Places of what was seen after the warm-up, in equal parts."""
@@ -61,13 +64,10 @@ class Drift:
         return np.array_split(seen, min(_SPANS, len(seen)))
 
     def __str__(self) -> str:
-        first, *_, last = self._spans()
-        memory, files = (
-            [max(held[at] for at in span) for span in (first, last)] for held in (self.memory_bytes, self.files)
-        )
+        memory = [round(most / 1e6) for most in self._most(self.memory_bytes)]
         return (
-            f"RssAnon {memory[0] / 1e6:.0f} -> {memory[1] / 1e6:.0f} MB, {self.megabytes_an_hour:+.1f} MB an hour; "
-            f"files {files[0]} -> {files[1]}, {self.files_an_hour:+.1f} an hour"
+            f"RssAnon {self.megabytes_an_hour:+.1f} MB an hour, most in each span {memory} MB; "
+            f"files {self.files_an_hour:+.1f} an hour, {self._most(self.files)}"
         )
 
 

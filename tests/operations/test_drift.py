@@ -87,7 +87,7 @@ def test_the_slope_is_that_of_what_was_seen_after_the_warm_up(embedder: RunningS
     drift.seconds = list(map(float, moments))
     drift.memory_bytes = [10**9 if second < 900 else 5 * 10**8 + 2_000 * second for second in moments]
     drift.files = [50] * len(drift.seconds)
-    assert drift.megabytes_an_hour == pytest.approx(7.2)
+    assert drift.megabytes_an_hour == pytest.approx(7.2, rel=0.02)
     assert drift.files_an_hour == pytest.approx(0)
 
 
