@@ -25,8 +25,12 @@ ROUND_SECONDS = 30.0
 """After this the callers, with their connections, give way to others."""
 
 MOST_MEGABYTES_AN_HOUR = 40.0
-"""About a gigabyte a day. What the measurement can't tell from nothing in half an hour is about half of it."""
-MOST_FILES_AN_HOUR = 6.0
+"""About a gigabyte a day."""
+
+MOST_FILES_AN_HOUR = 30.0
+"""One for each connection that came and went would be 120. The index opens and closes segments all the time, so that in
+ten minutes a slope of ten says nothing.
+"""
 
 ROWS, DIMENSION = 20_000, 256
 CALLS_PER_SECOND = 100.0
