@@ -12,6 +12,7 @@ def dashboard() -> Dashboard:
     """State, processor, memory, disk and files of both services."""
     free = f"eyebright_index_disk_free_bytes{{{_HERE}}}"
     size = f"eyebright_index_disk_size_bytes{{{_HERE}}}"
+    later = f"clamp_min(predict_linear({free}[6h], 3 * 86400), 0)"
     return (
         page(
             "capacity",
@@ -106,11 +107,11 @@ def dashboard() -> Dashboard:
         .with_panel(
             lines(
                 "Free, now and in three days",
-                "If it goes on as in the last six hours.",
+                "If it goes on as in the last six hours; growth is not foretold.",
                 "bytes",
                 [
                     Query(free, "{{instance}}, now"),
-                    Query(f"clamp_min(predict_linear({free}[6h], 3 * 86400), 0)", "{{instance}}, in three days"),
+                    Query(f"max by (instance) ({later} < {free} or {free})", "{{instance}}, in three days"),
                 ],
             )
         )

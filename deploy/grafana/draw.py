@@ -33,6 +33,7 @@ _COLUMN, _LINE = 66, 35
 _GAP, _HEAD, _DPI = 5, 66, 100
 _LEFT_OF_AXES, _RIGHT_OF_AXES, _BELOW_AXES = 56, 14, 20
 _LEGEND_LINE, _MOST_LEGEND_LINES = 14, 3
+_LEGEND_MARK, _LEGEND_GAP = 17, 22
 _CHARACTER = 6.1
 """Pixels of a character of descriptions and legends, on average."""
 _TABLE_CHARACTER, _TABLE_LINE = 8.6, 20
@@ -178,9 +179,9 @@ def _draw_plot(
         for place, text in line:
             if place is not None:
                 page.stroke(left, top + number * _LEGEND_LINE + 5, plots.colour(place))
-                left += 17
+                left += _LEGEND_MARK
             page.write(text, left, top + number * _LEGEND_LINE, 8, PALE)
-            left += len(text) * _CHARACTER + 16
+            left += len(text) * _CHARACTER + _LEGEND_GAP
 
 
 def _legend_lines(names: Sequence[str], width: float) -> list[list[tuple[int | None, str]]]:
@@ -188,7 +189,7 @@ def _legend_lines(names: Sequence[str], width: float) -> list[list[tuple[int | N
     lines: list[list[tuple[int | None, str]]] = []
     left = math.inf
     for place, name in enumerate(names):
-        needed = 17 + len(name) * _CHARACTER + 16
+        needed = _LEGEND_MARK + len(name) * _CHARACTER + _LEGEND_GAP
         if left + needed > width:
             if len(lines) == _MOST_LEGEND_LINES:
                 lines[-1][-1] = (None, f"and {len(names) - place + 1} more")

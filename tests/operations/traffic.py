@@ -25,7 +25,7 @@ _HITS = 5
 """So few that their candidates, 200 each, are less than a twentieth of the points; past that a search is exact."""
 
 _WRITTEN_AT_ONCE = 64
-_BULK_PICTURES = 48
+_INDEXED_AT_ONCE = 48
 _PICTURES_AT_ONCE = 32
 
 
@@ -51,13 +51,7 @@ class Traffic:
 
     def fill(self) -> None:
         """Make both collections."""
-        self._client.index_images(
-            {picture.key: picture.png for picture in self._pictures},
-            collection=GALLERY,
-            captions={picture.key: picture.label for picture in self._pictures},
-            metadata={picture.key: {"letters": len(picture.label)} for picture in self._pictures},
-            on_error="raise",
-        )
+        self._index(self._pictures)
         self._client.create_collection(POINTS, shard_count=1, dimension=DIMENSION, fingerprint=FINGERPRINT)
         for first in range(0, len(self._points), 1024):
             self._write(range(first, min(first + 1024, len(self._points))))
@@ -72,9 +66,9 @@ class Traffic:
             User(self.search_points, 30),
             User(self.replace_points, 2),
             User(self.delete_a_point, 1),
-            User(self.embed_in_bulk, 0.5),
+            User(self.index_again, 0.5),
             User(self.send_what_is_no_picture, 0.5),
-            User(self.give_up_at_once, 0.5),
+            User(self.give_up_at_once, 0.2),
         ]
 
     def search_by_new_words(self) -> None:
@@ -103,10 +97,9 @@ class Traffic:
         """One of them, which may be gone already."""
         self._client.delete(self._name(self._random.randrange(len(self._points))), collection=POINTS)
 
-    def embed_in_bulk(self) -> None:
-        """What an indexing program does. Pictures are many times the work of captions."""
-        pictures = [picture.png for picture in self._random.sample(self._pictures, _BULK_PICTURES)]
-        self._client.embed_images(pictures, priority="bulk")
+    def index_again(self) -> None:
+        """Pictures that changed. They are embedded as bulk work, over a stream."""
+        self._index(self._random.sample(self._pictures, _INDEXED_AT_ONCE))
 
     def embed_pictures(self) -> None:
         """As many as make one request, for somebody who waits."""
@@ -122,6 +115,16 @@ class Traffic:
         with suppress(DeadlineExceeded, ResourceExhausted):
             words = " ".join(self._random.sample(self._words, 4))
             self._client.search(words, collection=GALLERY, timeout=0.002)
+
+    def _index(self, pictures: Sequence[Picture]) -> None:
+        self._client.index_images(
+            {picture.key: picture.png for picture in pictures},
+            collection=GALLERY,
+            captions={picture.key: picture.label for picture in pictures},
+            metadata={picture.key: {"letters": len(picture.label)} for picture in pictures},
+            resume=False,
+            on_error="raise",
+        )
 
     def _write(self, numbers: Sequence[int]) -> None:
         report = self._client.upsert(
