@@ -18,7 +18,7 @@ from eyebright_client import Client, DeadlineExceeded, F, InvalidArgument, Resou
 from tests.cross_modal import pictures_and_captions
 
 GALLERY, POINTS = "gallery", "points"
-DIMENSION = 64
+DIMENSION = 128
 FINGERPRINT = "ab" * 32
 
 _HITS = 5
