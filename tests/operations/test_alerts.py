@@ -77,7 +77,7 @@ def test_quick_rules_differ_in_their_durations_alone() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_lowered_recall(scene: Scene) -> None:
-    """Somebody sets an index by hand that keeps 0.89 of the hits: less than the objective, and too much for a page."""
+    """Somebody sets an index by hand that keeps nine tenths of the hits: too few, but too many for a page."""
     searching = [User(scene.traffic.search_points, 50) for _ in range(2)]
     with going_on(searching):
         wait_until(lambda: scene.watch.prometheus.now("eyebright:recall:ratio5m"), "recall is known", FIRES_SECONDS)
