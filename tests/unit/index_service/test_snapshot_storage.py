@@ -112,8 +112,8 @@ def test_a_place_that_is_no_folder_is_an_answer(tmp_path: Path) -> None:
 def test_a_missing_library_is_named_with_the_pip_line() -> None:
     with pytest.raises(FailedPrecondition, match="gs:// needs a library that the server lacks: pip install gcsfs"):
         opened("gs://bucket/a")
-    with pytest.raises(FailedPrecondition, match=r"hdfs:// needs a library that the server lacks: .*pyarrow"):
-        opened("hdfs://host/a")
+    with pytest.raises(FailedPrecondition, match=r"smb:// needs a library that the server lacks: .*smbprotocol"):
+        opened("smb://host/a")
     with pytest.raises(FailedPrecondition, match="nonsense://a/b: Protocol not known"):
         opened("nonsense://a/b")
 
