@@ -14,7 +14,7 @@ from embedder_service.tower_cost import TowerCost
 _ENOUGH = 0.97
 """Of the best throughput: a smaller batch that gives so much is taken, since items wait less for it."""
 
-_PASSES = 3
+_PASSES = 10
 """Passes of each size at most, beside the first, in which the backend prepares what it keeps for a size. The shortest
 counts: whatever disturbs a pass makes it longer."""
 

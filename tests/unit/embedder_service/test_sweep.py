@@ -1,6 +1,7 @@
 """The warm-up sweep, on a backend whose passes take what a test says, on a clock that only they advance."""
 
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -84,11 +85,12 @@ def test_the_smallest_size_is_measured_whatever_the_budget() -> None:
     assert set(backend.passes) == {1}
 
 
-def test_short_passes_are_repeated_and_the_shortest_counts() -> None:
-    durations = iter([9.0, 0.004, 0.002, 0.003])
+@pytest.mark.parametrize(("later", "passes"), [(0.003, 11), (0.03, 5)])
+def test_short_passes_are_repeated_and_the_shortest_counts(later: float, passes: int) -> None:
+    durations = chain([9.0, 0.004, 0.002], repeat(later))
     backend = Simulated(lambda _: next(durations))
     assert backend.sweep(sizes=(1,)).seconds(1) == pytest.approx(0.002)
-    assert backend.passes == [1] * 4
+    assert backend.passes == [1] * passes
 
 
 def test_sizes_past_the_memory_are_left_out() -> None:
