@@ -50,6 +50,8 @@ _LARGE_MESSAGES = [("grpc.max_send_message_length", 64 << 20), ("grpc.max_receiv
 _CALLERS = 8
 _DECODE_LIMITS = (20 << 20, 64_000_000)
 _SIZES = (1, 2, 4, 8, 16, 32)
+_LOOK_SECONDS = 0.5
+"""How often the server's memory is looked at."""
 
 _WORDS = (
     "red",
@@ -378,23 +380,25 @@ async def overload(bench: Bench, seconds: float, times: float = 4.0, deadline: f
             counted.late += time.perf_counter() - began > deadline
 
         calls: set[asyncio.Task[None]] = set()
+        caller_seconds = time.process_time()
         at, ends = time.perf_counter(), time.perf_counter() + seconds
-        memory = [server.anonymous_bytes()]
+        memory: list[int] = []
         while at < ends:
             at += draw.expovariate(times * capacity)
             await asyncio.sleep(max(at - time.perf_counter(), 0))
             task = asyncio.create_task(call())
             calls.add(task)
             task.add_done_callback(calls.discard)
-            if at - ends > -seconds / 2 and len(memory) == 1:
+            if len(memory) < (seconds - (ends - at)) / _LOOK_SECONDS:
                 memory.append(server.anonymous_bytes())
         await asyncio.gather(*calls)
-        memory.append(server.anonymous_bytes())
+        caller_seconds = time.process_time() - caller_seconds
     goodput = counted.answered / seconds
     bench.add(
         f"{times:g} times the capacity for {seconds:.0f} s: answered in time, of the capacity",
         f"{goodput:.1f} calls/s of 16 = {goodput / capacity:.0%}; {counted.refused} refused",
-        f"{capacity:.1f} calls/s without overload",
+        f"{capacity:.1f} calls/s without overload; the caller takes {caller_seconds / seconds / usable_cores():.0%} of "
+        "the cores",
         Goal(90, None, " %", lower=False),
         100 * goodput / capacity,
     )
@@ -405,11 +409,13 @@ async def overload(bench: Bench, seconds: float, times: float = 4.0, deadline: f
         Goal(0),
         counted.late,
     )
-    grown = (memory[-1] - memory[1]) / 1e6
+    third = len(memory) // 3
+    middle, last = (statistics.median(part) / 1e6 for part in (memory[third : 2 * third], memory[-third:]))
+    grown = last - middle
     bench.add(
-        "the server's memory (RssAnon), end against middle",
+        "the server's memory (RssAnon), last third of the time against the middle third, medians",
         f"{grown:+.0f} MB",
-        f"{memory[1] / 1e6:.0f} MB",
+        f"{middle:.0f} MB; {min(memory) / 1e6:.0f} to {max(memory) / 1e6:.0f} MB at any time",
         Goal(50),
         grown,
     )
