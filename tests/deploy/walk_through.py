@@ -1,6 +1,7 @@
 """What a person does first with a new installation, by the client's command: index the gallery, search, snapshot."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def snapshot_gallery(eyebright: Eyebright, place: str) -> None:
 
 
 def compose_environment(service: str) -> dict[str, str]:
-    """The settings that compose.yaml gives a service."""
+    """The settings that compose.yaml gives a service where nobody sets a variable."""
     compose: Any = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text("utf-8"))
     environment = compose["services"][service]["environment"]
-    return {name: value.replace("${EMBEDDER_MODEL:-demo}", "demo") for name, value in environment.items()}
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in environment.items()}
