@@ -47,7 +47,7 @@ class CrossModalSpace:
         self._spread = spread / np.linalg.norm(spread)
         topics = self._meanings(draw, _TOPICS)
         of_topic = draw.integers(_TOPICS, size=_CLUSTERS)
-        self._centres = _unit(topics[of_topic] + self._meanings(draw, _CLUSTERS))
+        self._centres = unit(topics[of_topic] + self._meanings(draw, _CLUSTERS))
         weight = np.arange(1, _CLUSTERS + 1) ** -_ZIPF_EXPONENT
         self._cluster_ends = np.cumsum(weight / weight.sum())
 
@@ -65,7 +65,7 @@ class CrossModalSpace:
     def _chunk(self, number: int) -> Chunk:
         draw = np.random.default_rng([self._seed, self.dimension, number])
         cluster = np.minimum(np.searchsorted(self._cluster_ends, draw.random(CHUNK_ROWS)), _CLUSTERS - 1)
-        meaning = _unit(self._centres[cluster] + self._meanings(draw, CHUNK_ROWS))
+        meaning = unit(self._centres[cluster] + self._meanings(draw, CHUNK_ROWS))
         return Chunk(
             number * CHUNK_ROWS,
             self._embed(draw, 0, _PICTURE_PARTS, meaning),
@@ -73,7 +73,7 @@ class CrossModalSpace:
         )
 
     def _meanings(self, draw: np.random.Generator, count: int) -> np.ndarray:
-        return _unit(draw.standard_normal((count, self.dimension), dtype=np.float32) * self._spread)
+        return unit(draw.standard_normal((count, self.dimension), dtype=np.float32) * self._spread)
 
     def _embed(
         self, draw: np.random.Generator, cone: int, parts: tuple[float, float, float], meaning: np.ndarray
@@ -81,11 +81,12 @@ class CrossModalSpace:
         axis, shared, own = parts
         noise = draw.standard_normal(meaning.shape, dtype=np.float32)
         noise[:, :2] = 0.0
-        vectors = shared * meaning + own * _unit(noise)
+        vectors = shared * meaning + own * unit(noise)
         vectors[:, cone] = axis
-        return _unit(vectors @ self._rotation)
+        return unit(vectors @ self._rotation)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1."""
+    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled

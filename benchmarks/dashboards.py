@@ -32,16 +32,13 @@ def run(folder: Path, pictures: Path, minutes: float) -> None:
     with (
         running_service("embedder_service", folder, *_EMBEDDER) as embedder,
         running_service("index_service", folder, *data, *_INDEX) as index,
+        watching(folder / "watch", embedder, index) as watch,
+        Client(embedder.address, index.address) as client,
     ):
-        targets = {
-            "eyebright-embedder": embedder.metrics_url.removeprefix("http://"),
-            "eyebright-index": index.metrics_url.removeprefix("http://"),
-        }
-        with watching(folder / "watch", targets) as watch, Client(embedder.address, index.address) as client:
-            began = time.time()
-            _work(client, 60 * minutes)
-            span = Span(began, time.time(), _STEP_SECONDS, _RATE_INTERVAL_SECONDS)
-            write_pictures(watch.prometheus, span, pictures)
+        began = time.time()
+        _work(client, 60 * minutes)
+        span = Span(began, time.time(), _STEP_SECONDS, _RATE_INTERVAL_SECONDS)
+        write_pictures(watch.prometheus, span, pictures)
 
 
 def _work(client: Client, seconds: float) -> None:

@@ -26,6 +26,7 @@ from torch.nn import functional
 from transformers.models.siglip.configuration_siglip import SiglipConfig
 from transformers.models.siglip.modeling_siglip import SiglipModel
 
+from benchmarks.cross_modal import unit
 from benchmarks.report import machine, put
 from embedder_service.backends import Tower
 from embedder_service.checkpoint import load_checkpoint
@@ -350,7 +351,7 @@ def _pooled(pool: Callable[[Any], Any], head: Callable[[Any], Any], output: Any)
 
 def recalls(captions: np.ndarray, pictures: np.ndarray, rows: np.ndarray | None = None) -> tuple[float, float]:
     """Task recall@1 and recall@10 of captions (n, dimension) whose pictures are these rows; row i's by default."""
-    ranks = _ranks(_unit(captions) @ _unit(pictures).T, rows)
+    ranks = _ranks(unit(captions) @ unit(pictures).T, rows)
     return float((ranks < 1).mean()), float((ranks < 10).mean())
 
 
@@ -361,13 +362,8 @@ def _ranks(scores: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
     return ranks
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
-
-
 def _cosine(some: np.ndarray, others: np.ndarray) -> float:
-    return float(np.median((_unit(some) * _unit(others)).sum(axis=1)))
+    return float(np.median((unit(some) * unit(others)).sum(axis=1)))
 
 
 def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -23,6 +23,7 @@ from eyebright_cli.evaluate.metrics import (
     reciprocal,
 )
 
+from benchmarks.cross_modal import unit
 from benchmarks.dataset import Dataset
 from benchmarks.paper.results import Seconds
 from service_runtime.cores import usable_cores
@@ -194,9 +195,3 @@ def timed_at(search: Callable[..., object], queries: np.ndarray, hits: Iterable[
 
 def _in_turn(queries: np.ndarray) -> Iterable[np.ndarray]:
     return cycle([queries[number : number + 1] for number in range(len(queries))])
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1."""
-    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return scaled

@@ -5,7 +5,8 @@ Owns how much of a random direction is added to each, so that exact search finds
 
 import numpy as np
 
-from benchmarks.paper.task import Task, unit
+from benchmarks.cross_modal import unit
+from benchmarks.paper.task import Task
 
 _SCALES = np.geomspace(2.0, 6.0, 14, dtype=np.float32)
 _SEED = 7

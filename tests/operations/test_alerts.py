@@ -52,13 +52,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running_service("embedder_service", folder, *_EMBEDDER) as embedder,
         running_service("index_service", folder, *data, *_INDEX) as index,
     ):
-        targets = {
-            "eyebright-embedder": embedder.metrics_url.removeprefix("http://"),
-            "eyebright-index": index.metrics_url.removeprefix("http://"),
-        }
         rules_folder = quicken(folder / "rules")
         with (
-            watching(folder / "watch", targets, rules_folder) as watch,
+            watching(folder / "watch", embedder, index, rules_folder) as watch,
             Client(embedder.address, index.address, timeouts=Timeouts(embed=0.5)) as client,
         ):
             traffic = Traffic(client, pictures=48, points=32_768)

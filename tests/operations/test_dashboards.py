@@ -42,22 +42,21 @@ class Watched:
 def watched(embedder: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("watched")
     arguments = ("--data-folder", str(folder / "data"), "--seal-rows", "8192", "--recall-probe-share", "0.5")
-    with running_service("index_service", folder, *arguments, "--recall-probe-cpu-share", "0.5") as index:
-        targets = {
-            "eyebright-embedder": embedder.metrics_url.removeprefix("http://"),
-            "eyebright-index": index.metrics_url.removeprefix("http://"),
-        }
-        with watching(folder / "watch", targets) as watch, Client(embedder.address, index.address) as client:
-            began = time.time()
-            traffic = Traffic(client, pictures=64, points=32_768)
-            traffic.fill()
-            with going_on(traffic.users()):
-                wait_until(
-                    lambda: watch.prometheus.now("eyebright:recall:ratio5m") and time.time() - began > 12,
-                    "sampled queries are answered again",
-                    60,
-                )
-            yield Watched(watch, began, time.time())
+    with (
+        running_service("index_service", folder, *arguments, "--recall-probe-cpu-share", "0.5") as index,
+        watching(folder / "watch", embedder, index) as watch,
+        Client(embedder.address, index.address) as client,
+    ):
+        began = time.time()
+        traffic = Traffic(client, pictures=64, points=32_768)
+        traffic.fill()
+        with going_on(traffic.users()):
+            wait_until(
+                lambda: watch.prometheus.now("eyebright:recall:ratio5m") and time.time() - began > 12,
+                "sampled queries are answered again",
+                60,
+            )
+        yield Watched(watch, began, time.time())
 
 
 def test_they_are_what_the_code_makes() -> None:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from deploy.grafana.prometheus import Prometheus
+from tests.processes import RunningService
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "prometheus"
 RULES = SHIPPED / "rules"
@@ -61,10 +62,12 @@ class Watch:
 
 
 @contextmanager
-def watching(folder: Path, targets: Mapping[str, str], rules: Path = RULES) -> Iterator[Watch]:
-    """Prometheus scrapes each job's target (``host:port``) every second, evaluates the rules as often, and tells
-    Alertmanager. Skips the test where they are not installed.
+def watching(folder: Path, embedder: RunningService, index: RunningService, rules: Path = RULES) -> Iterator[Watch]:
+    """Prometheus scrapes both services every second, evaluates the rules as often, and tells Alertmanager. Skips the
+    test where they are not installed.
     """
+    services = {"eyebright-embedder": embedder, "eyebright-index": index}
+    targets = {job: service.metrics_url.removeprefix("http://") for job, service in services.items()}
     prometheus, alertmanager = program("prometheus"), program("prometheus-alertmanager")
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
