@@ -1,13 +1,13 @@
 """What each usual mistake around a SigLIP costs, on the demo checkpoint: ``python -m benchmarks.traps``.
 
-Owns the mistakes. Every one is made alone, the rest done right. Recall is task recall: the share of captions whose own
-picture stands among the k best. FAISS is not needed: 1,644 pictures are compared exactly.
+Owns the mistakes that ``embedder_service.mistakes`` doesn't make for everybody. Every one is made alone, the rest done
+right. Recall is task recall: the share of captions whose own picture stands among the k best. FAISS is not needed:
+1,644 pictures are compared exactly.
 """
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,18 +23,13 @@ from PIL import Image
 from rich.progress import track
 from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers.models.siglip.configuration_siglip import SiglipConfig
-from transformers.models.siglip.modeling_siglip import SiglipModel
 
 from benchmarks.cross_modal import unit
 from benchmarks.report import machine, put
-from embedder_service.backends import Tower
-from embedder_service.checkpoint import load_checkpoint
 from embedder_service.checkpoint_files import DEMO, find_checkpoint
-from embedder_service.images import ImageDecoder
-from embedder_service.texts import TokenisedCaption
+from embedder_service.mistakes import Made, of_captions, of_pictures
+from embedder_service.reference_towers import ReferenceTowers
 
-_BATCH = 64
 _SEED = 5
 _HEAD = ("done wrong", "recall@1, right", "wrong", "recall@10, right", "wrong", "cosine to the right vector, median")
 _BICUBIC = Image.Resampling.BICUBIC
@@ -63,119 +58,26 @@ class Row:
         return f"| {self.what} | {one:.1%} | {wrong_one:.1%} | {ten:.1%} | {wrong_ten:.1%} | {cosine} |"
 
 
-class Towers:
-    """The demo checkpoint, done right where nothing else is said."""
-
-    def __init__(self) -> None:
-        files = find_checkpoint(DEMO)
-        self._folder = files.folder
-        self.checkpoint = load_checkpoint(files, 1 << 20)
-        loaded: Any = SiglipModel.from_pretrained(files.folder, dtype=torch.float32)
-        model = loaded.eval()
-        self.head = model.text_model.head
-        self._models = {Tower.TEXT: model.text_model, Tower.IMAGE: model.vision_model}
-        self.layout = self.checkpoint.tokenizer.layout
-        self.side = self.checkpoint.preprocessing.size
-        self.raw_tokenizer = Tokenizer.from_file(str(files.tokenizer_json))
-        self.raw_tokenizer.no_padding()
-        self.raw_tokenizer.no_truncation()
-        self._decoder = ImageDecoder(self.checkpoint.preprocessing, 1 << 24, 1 << 24)
-        scale, offset = self.checkpoint.preprocessing.affine()
-        self._affine = torch.tensor(scale).view(3, 1, 1), torch.tensor(offset).view(3, 1, 1)
-
-    def of_other_weights(self) -> "Towers":
-        """The same architecture with weights that know nothing."""
-        other = copy(self)
-        torch.manual_seed(_SEED)
-        made: Any = SiglipModel(SiglipConfig.from_pretrained(self._folder))
-        model = made.eval()
-        other._models = {Tower.TEXT: model.text_model, Tower.IMAGE: model.vision_model}
-        return other
-
-    def ids(self, captions: Sequence[str]) -> np.ndarray:
-        """Token ids (n, length)."""
-        tokenised = self.checkpoint.tokenizer.tokenise(captions, "captions")
-        return np.stack([one.token_ids for one in tokenised if isinstance(one, TokenisedCaption)])
-
-    def laid_out(self, bodies: Sequence[Sequence[int]]) -> np.ndarray:
-        """Token ids (n, length) of tokens without EOS."""
-        rows = np.full((len(bodies), self.layout.length), self.layout.pad_id)
-        for row, body in zip(rows, bodies, strict=True):
-            kept = body[: self.layout.length - 1]
-            row[: len(kept)] = kept
-            row[len(kept)] = self.layout.eos_id
-        return rows
-
-    def texts(self, ids: np.ndarray, *, batch: int = _BATCH, take: Callable[[Any], Any] | None = None) -> np.ndarray:
-        """What comes out of the text tower, (n, dimension), not scaled to length 1."""
-        return self._run(Tower.TEXT, ({"input_ids": torch.from_numpy(part)} for part in _parts(ids, batch)), take)
-
-    def texts_padded_to_the_longest(self, ids: np.ndarray, batch: int) -> np.ndarray:
-        """The same, padded no further than the longest caption of a batch."""
-        parts = ({"input_ids": torch.from_numpy(part[:, : max(self.lengths(part))])} for part in _parts(ids, batch))
-        return self._run(Tower.TEXT, parts)
-
-    def texts_masked(self, ids: np.ndarray) -> np.ndarray:
-        """The same with an attention mask that hides the padding."""
-        masks = np.arange(ids.shape[1]) < self.lengths(ids)[:, None]
-        parts = zip(_parts(ids, _BATCH), _parts(masks.astype(np.int64), _BATCH), strict=True)
-        arguments = (
-            {"input_ids": torch.from_numpy(part), "attention_mask": torch.from_numpy(mask)} for part, mask in parts
-        )
-        return self._run(Tower.TEXT, arguments)
-
-    def lengths(self, ids: np.ndarray) -> np.ndarray:
-        """Tokens up to EOS, which is counted, (n,)."""
-        lengths: np.ndarray = (ids == self.layout.eos_id).argmax(axis=1) + 1
-        return lengths
-
-    def decoded(self, files: Sequence[bytes]) -> Pixels:
-        """As the service decodes."""
-        return np.stack([self._decoder.decode(file, "") for file in files])
-
-    def pictures(self, pixels: Pixels, *, take: Callable[[Any], Any] | None = None) -> np.ndarray:
-        """What comes out of the image tower, (n, dimension), not scaled to length 1."""
-        scale, offset = self._affine
-        return self.pictures_of_values(pixels, lambda values: values * scale + offset, take=take)
-
-    def pictures_of_values(
-        self,
-        pixels: Pixels,
-        normalise: Callable[[torch.Tensor], torch.Tensor],
-        *,
-        take: Callable[[Any], Any] | None = None,
-    ) -> np.ndarray:
-        """The same; ``normalise`` gets values 0 to 255, (n, 3, size, size)."""
-        parts = (
-            {"pixel_values": normalise(torch.from_numpy(part).permute(0, 3, 1, 2).float())}
-            for part in _parts(pixels, _BATCH)
-        )
-        return self._run(Tower.IMAGE, parts, take)
-
-    def _run(
-        self, tower: Tower, arguments: Iterator[dict[str, torch.Tensor]], take: Callable[[Any], Any] | None = None
-    ) -> np.ndarray:
-        taken = take or (lambda output: output.pooler_output)
-        with torch.inference_mode():
-            return torch.cat([taken(self._models[tower](**each)) for each in arguments]).numpy()
-
-
 class Traps:
     """Makes one mistake after another."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self._towers = Towers()
+        files = find_checkpoint(DEMO)
+        self._towers = ReferenceTowers(files)
+        self._tokenizer = Tokenizer.from_file(str(files.tokenizer_json))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         with gallery_tar() as tar:
             samples = sorted(read_samples(tar), key=lambda sample: sample.key)
         self.labels = [parse_caption(sample.annotations[".txt"]) or "" for sample in samples]
         tags = [parse_metadata(sample.annotations[".json"])["tags"] for sample in samples]
         self._long = [f"{label}, {', '.join(own)}" for label, own in zip(self.labels, tags, strict=True)]
         self._originals = [Image.open(io.BytesIO(sample.image)).convert("RGB") for sample in samples]
-        self._ids = self._towers.ids(self.labels)
-        self._captions = self._towers.texts(self._ids)
+        self._ids = self._towers.token_ids(self.labels)
         self._pixels = self._towers.decoded([sample.image for sample in samples])
-        self._pictures = self._towers.pictures(self._pixels)
+        (_, self._captions), *self._cheap_captions = map(_pair, of_captions(self._towers, self._ids))
+        (_, self._pictures), *self._cheap_pictures = map(_pair, of_pictures(self._towers, self._pixels))
         self._right = recalls(self._captions, self._pictures)
 
     def measure(self) -> None:
@@ -210,19 +112,12 @@ class Traps:
         self.rows.append(row)
 
     def _padding(self) -> None:
-        towers, ids = self._towers, self._ids
-        alone = towers.texts_padded_to_the_longest(ids, 1)
-        self._caption("captions not padded, one at a time", alone)
-        for batch in (8, 32):
-            self._caption(f"captions padded to the longest of {batch}", towers.texts_padded_to_the_longest(ids, batch))
-        self._caption("an attention mask over the padding", towers.texts_masked(ids))
-        left = np.stack([np.roll(row, -length) for row, length in zip(ids, towers.lengths(ids), strict=True)])
-        self._caption("captions padded on the left", towers.texts(left))
-        other = np.where(np.arange(ids.shape[1]) < towers.lengths(ids)[:, None], ids, 0)
-        self._caption("captions padded with id 0, as SigLIP 2 does, not 1", towers.texts(other))
+        for what, wrong in self._cheap_captions:
+            self._caption(what, wrong)
+        self._caption("captions padded to the longest of 32", self._towers.texts_padded_to_the_longest(self._ids, 32))
 
     def _wording(self) -> None:
-        towers, tokenizer = self._towers, self._towers.raw_tokenizer
+        towers, tokenizer = self._towers, self._tokenizer
         spaced = [f" {label.replace(' ', '  ')}\n" for label in self.labels]
         self._caption("white space not collapsed: two spaces, a line's end", towers.texts(self._encoded(spaced)))
         lower = tokenizer.normalizer
@@ -235,32 +130,35 @@ class Traps:
         tokenizer.normalizer = lower
 
     def _encoded(self, captions: list[str]) -> np.ndarray:
-        bodies = [encoding.ids[:-1] for encoding in self._towers.raw_tokenizer.encode_batch(captions)]
-        return self._towers.laid_out(bodies)
+        return self._laid_out([encoding.ids[:-1] for encoding in self._tokenizer.encode_batch(captions)])
+
+    def _laid_out(self, bodies: Sequence[Sequence[int]]) -> np.ndarray:
+        """Token ids (n, length) of tokens without EOS."""
+        layout = self._towers.layout
+        rows = np.full((len(bodies), layout.length), layout.pad_id)
+        for row, body in zip(rows, bodies, strict=True):
+            kept = body[: layout.length - 1]
+            row[: len(kept)] = kept
+            row[len(kept)] = layout.eos_id
+        return rows
 
     def _cutting(self) -> None:
         towers = self._towers
-        bodies = [encoding.ids[:-1] for encoding in towers.raw_tokenizer.encode_batch(self._long)]
+        bodies = [encoding.ids[:-1] for encoding in self._tokenizer.encode_batch(self._long)]
         rows = np.array([number for number, body in enumerate(bodies) if len(body) >= towers.layout.length])
-        right = towers.texts(towers.ids([self._long[row] for row in rows]))
+        right = towers.texts(towers.token_ids([self._long[row] for row in rows]))
         cut = towers.texts(np.array([bodies[row][: towers.layout.length] for row in rows]))
         what = f"EOS lost where a caption is cut (the {len(rows):,} with tags that are too long)"
         before, after = (recalls(captions, self._pictures, rows) for captions in (right, cut))
         self.rows.append(Row(what, before, after, _cosine(cut, right)))
 
     def _values(self) -> None:
-        towers, pixels = self._towers, self._pixels
-        clip_mean = torch.tensor([0.4815, 0.4578, 0.4082]).view(3, 1, 1)
-        clip_std = torch.tensor([0.2686, 0.2613, 0.2758]).view(3, 1, 1)
-        mistakes: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "values divided by 255 twice": lambda values: values / 255 / 255 * 2 - 1,
-            "values not divided by 255": lambda values: values * 2 - 1,
-            "values 0 to 1, not -1 to 1": lambda values: values / 255,
-            "mean and deviation of CLIP": lambda values: (values / 255 - clip_mean) / clip_std,
-        }
-        for what, normalise in mistakes.items():
-            self._picture(what, towers.pictures_of_values(pixels, normalise))
-        self._picture("blue, green, red", towers.pictures(np.ascontiguousarray(pixels[..., ::-1])))
+        for what, wrong in self._cheap_pictures:
+            self._picture(what, wrong)
+        mean = torch.tensor([0.4815, 0.4578, 0.4082]).view(3, 1, 1)
+        deviation = torch.tensor([0.2686, 0.2613, 0.2758]).view(3, 1, 1)
+        wrong = self._towers.pictures(self._pixels, normalise=lambda values: (values / 255 - mean) / deviation)
+        self._picture("mean and deviation of CLIP", wrong)
 
     def _resizing(self) -> None:
         towers, side = self._towers, self._towers.side
@@ -325,7 +223,7 @@ class Traps:
             "captions pooled by their mean": lambda states: states.mean(dim=1),
         }
         for what, pool in mistakes.items():
-            pooled = towers.texts(self._ids, batch=at_once, take=partial(_pooled, pool, towers.head))
+            pooled = towers.texts(self._ids, batch=at_once, take=partial(_pooled, pool, towers.text_head))
             self._caption(what, pooled)
         patches = towers.pictures(self._pixels, take=lambda output: output.last_hidden_state.mean(dim=1))
         self._picture("pictures pooled by the mean of their patches, without the attention head", patches)
@@ -338,11 +236,15 @@ class Traps:
 
     def _mixing(self) -> None:
         """Vectors of another checkpoint: the same shape, other weights."""
-        other = self._towers.of_other_weights()
+        other = self._towers.of_other_weights(_SEED)
         captions, pictures = other.texts(self._ids), other.pictures(self._pixels)
         half = np.where(np.arange(len(pictures))[:, None] % 2 == 0, self._pictures, pictures)
         self._picture("half of the pictures by another checkpoint of the same size", half)
         self._caption("captions by another checkpoint of the same size", captions)
+
+
+def _pair(made: Made) -> tuple[str, np.ndarray]:
+    return made.how, made.vectors
 
 
 def _pooled(pool: Callable[[Any], Any], head: Callable[[Any], Any], output: Any) -> Any:  # noqa: ANN401
@@ -364,11 +266,6 @@ def _ranks(scores: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
 
 def _cosine(some: np.ndarray, others: np.ndarray) -> float:
     return float(np.median((unit(some) * unit(others)).sum(axis=1)))
-
-
-def _parts(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for begin in range(0, len(rows), size):
-        yield rows[begin : begin + size]
 
 
 def _resized(pictures: Pictures, side: int, resample: Image.Resampling) -> Pixels:

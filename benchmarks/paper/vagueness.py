@@ -13,7 +13,10 @@ _SEED = 7
 
 
 def scale_for(task: Task, recall_at_10: float) -> float:
-    """How long the random part must be beside a caption of length 1, for this exact task recall@10."""
+    """How long the random part must be beside a caption of length 1, for this exact task recall@10.
+
+    Raises ValueError where none of the lengths that are tried comes to it.
+    """
     captions, own = task.captions, task.own
     noise = _noise(captions)
     mine = unit(np.asarray(task.data.pictures[own]).astype(np.float32))
@@ -26,6 +29,8 @@ def scale_for(task: Task, recall_at_10: float) -> float:
         for place, scale in enumerate(_SCALES):
             before[place] += (theirs + scale * random > right[place][:, None] + 1e-6).sum(axis=1)
     recalls = (before < 10).mean(axis=1)
+    if not recalls.min() <= recall_at_10 <= recalls.max():
+        raise ValueError(f"recall@10 of {recall_at_10} is not between {recalls.min()} and {recalls.max()}")
     # Between two scales recall falls about evenly.
     return float(np.interp(recall_at_10, recalls[::-1], _SCALES[::-1]))
 

@@ -22,6 +22,7 @@ TORCH_PLACES = (
     "embedder_service/checkpoint.py",
     "embedder_service/conformance.py",
     "embedder_service/mistakes.py",
+    "embedder_service/reference_towers.py",
     "embedder_service/demo_checkpoint/training/",
 )
 FAISS_PLACES = ("index_service/segment.py", "index_service/recipes.py", "index_service/tuner.py")

@@ -10,8 +10,9 @@ from eyebright_cli.demo.gallery import gallery_tar, read_gallery
 
 from embedder_service.checkpoint_files import DEMO, find_checkpoint
 from embedder_service.command import main
-from embedder_service.mistakes import RIGHT, Made, Towers, verdict
+from embedder_service.mistakes import RIGHT, Made, of_captions, of_pictures, verdict
 from embedder_service.pairs import PairsError, read_pairs
+from embedder_service.reference_towers import ReferenceTowers
 
 PAIRS = 48
 
@@ -31,18 +32,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def towers(pairs: Path) -> Towers:
-    return Towers(find_checkpoint(DEMO), read_pairs(pairs, PAIRS))
+def towers() -> ReferenceTowers:
+    return ReferenceTowers(find_checkpoint(DEMO))
 
 
 @pytest.fixture(scope="module")
-def captions(towers: Towers) -> list[Made]:
-    return list(towers.captions())
+def captions(towers: ReferenceTowers, pairs: Path) -> list[Made]:
+    return list(of_captions(towers, towers.token_ids(read_pairs(pairs, PAIRS).captions)))
 
 
 @pytest.fixture(scope="module")
-def images(towers: Towers) -> list[Made]:
-    return list(towers.pictures())
+def images(towers: ReferenceTowers, pairs: Path) -> list[Made]:
+    return list(of_pictures(towers, towers.decoded(read_pairs(pairs, PAIRS).pictures)))
 
 
 def test_every_mistake_costs_something_and_is_told_from_the_others(captions: list[Made], images: list[Made]) -> None:
@@ -78,7 +79,7 @@ def test_the_command(pairs: Path, captions: list[Made], capsys: pytest.CaptureFi
     assert right > 50
     assert float(lines["values divided by 255 twice"].split()[1].rstrip("%")) < right / 4
     rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
-    padded = next(made for made in captions if made.how == "captions padded to the longest of a batch").vectors
+    padded = next(made for made in captions if made.how == "captions padded to the longest of 8").vectors
     for row, vector in zip(rows, padded / np.linalg.norm(padded, axis=1, keepdims=True), strict=True):
         row["text_vector"] = vector.tolist()
     told = pairs.with_name("with-vectors.jsonl")
@@ -86,7 +87,7 @@ def test_the_command(pairs: Path, captions: list[Made], capsys: pytest.CaptureFi
     assert main(["check", "--recall", str(told)]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("FAILED  text_vector: median cosine to ours 0.")
-    assert "looks like: captions padded to the longest of a batch" in last
+    assert "looks like: captions padded to the longest of 8" in last
 
 
 @pytest.mark.parametrize(
