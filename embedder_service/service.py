@@ -33,6 +33,7 @@ from embedder_service.sweep import sweep
 from embedder_service.tower_cost import TowerCost
 from service_runtime.cores import usable_cores
 from service_runtime.lifecycle import Lifecycle
+from service_runtime.memory import keep_freed_memory
 from service_runtime.process_metrics import state_build
 
 _CANARY_LIMIT = 1_000_000
@@ -66,6 +67,7 @@ class EmbedderService:
     async def start(self, lifecycle: Lifecycle) -> None:
         """Load the checkpoint, warm it up and check it. Raises CheckpointError when it can't be served."""
         began = time.monotonic()
+        keep_freed_memory()
         # In a thread that ends: one that has run torch keeps OpenMP threads of its own, and where these are more than
         # the cores, the device thread's no longer spin while they wait, which a small batch notices.
         with ThreadPoolExecutor(1, "load") as loader:
@@ -99,6 +101,7 @@ class EmbedderService:
         state_build(self._registry, "torch", *engine_build(backend.device))
         loaded = {
             "folder": str(self._files.folder),
+            "workers": workers,
             "batch_limits": {tower: cost.batch_limit for tower, cost in costs.items()},
             "item_seconds": {tower: cost.seconds(cost.batch_limit) / cost.batch_limit for tower, cost in costs.items()},
             "seconds": round(time.monotonic() - began, 3),

@@ -57,7 +57,8 @@ class EmbedderSettings(ServiceSettings):
 
     warm_up_sizes: Annotated[tuple[int, ...], NoDecode] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
     """Batch sizes whose passes are measured at the start, joined by commas, each 1 to 4,096; those past batch_limit are
-    left out. The smallest with 97 % of the best throughput becomes the limit."""
+    left out. Of those with 97 % of the best throughput the largest whose pass takes up to 25 ms becomes the limit, or
+    else the smallest."""
 
     warm_up_seconds: float = Field(4.0, ge=0.0, le=600.0)
     """Most seconds for these measurements, by tower, 0 to 600; the smallest size is measured in any case."""

@@ -1,4 +1,4 @@
-"""How much memory a process holds, how much this one may, and giving back what it no longer needs.
+"""How much memory a process holds, how much this one may, keeping freed memory for reuse, and giving it back.
 
 Owns what is read of /proc and of control groups. Elsewhere than on Linux nothing is known, nothing said, nothing given.
 """
@@ -13,6 +13,22 @@ _KINDS = {"RssAnon": "anonymous", "RssFile": "file", "RssShmem": "shared"}
 _LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+_set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT = 32 * 1024 * 1024
+"""Bytes of a block; glibc's own highest threshold."""
+
+
+def keep_freed_memory() -> None:
+    """Have the blocks that this process frees, of up to 32 MB each, kept for the next, where glibc allows it.
+
+    It gets there by itself, but only as such blocks happen to be freed. Until then each is taken from the system and
+    returned, and every page of it is cleared anew: that took a tenth off a small model's forward passes, at random.
+    """
+    if _set_option is not None:
+        _set_option(_MMAP_THRESHOLD, _LARGEST_KEPT)
+        _set_option(_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
 
 
 def give_memory_back() -> None:

@@ -54,6 +54,15 @@ def test_the_smallest_batch_that_loses_next_to_nothing_is_chosen() -> None:
     assert Simulated(lambda size: 1.0 if size <= 4 else size).sweep().batch_limit == 4
 
 
+def test_of_passes_that_nobody_notices_the_largest_is_chosen() -> None:
+    """A throughput that no longer rises, with passes of 10, 20 and 40 ms."""
+    level = {1: 0.004, 2: 0.006, 4: 0.010, 8: 0.020, 16: 0.040, 32: 0.080}
+    assert Simulated(level.__getitem__).sweep().batch_limit == 8
+    assert Simulated(lambda size: 10 * level[size]).sweep().batch_limit == 4
+    slower = level | {8: 0.0207, 16: 0.042}  # 8 gives less than 97 % of what 4 does
+    assert Simulated(slower.__getitem__).sweep().batch_limit == 4
+
+
 def test_what_passes_take_is_predicted_without_the_preparation() -> None:
     cost = Simulated(lambda size: 0.1 + 0.01 * size, preparation=5.0).sweep()
     assert [cost.seconds(size) for size in SIZES] == pytest.approx([0.1 + 0.01 * size for size in SIZES])
