@@ -157,9 +157,9 @@ class Embedder:
         stops.
         """
         self._check(Tower.IMAGE, len(images), "images")
-        answer = Answer(len(images), self._dimension, "images")
         expected = self._forecast.expect(Tower.IMAGE, priority, len(images))
         with room or self._admitted(Tower.IMAGE, priority, images, deadline, expected):
+            answer = Answer(len(images), self._dimension, "images")
             if isinstance(images, np.ndarray):
                 items = [Item(Tower.IMAGE, priority, deadline, row=pixels) for pixels in images]
                 next_stage: Batcher | DecodePool = self.batcher
@@ -170,7 +170,7 @@ class Embedder:
                 answer.expect(item, position)
             next_stage.put(items)
             await self._collect(answer, expected, "decode")
-        return _embeddings(answer)
+            return _embeddings(answer)
 
     def _check(self, tower: Tower, count: int, field_name: str) -> None:
         if tower not in self._towers:
