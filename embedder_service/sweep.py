@@ -24,7 +24,7 @@ _PASSES = 10
 """Passes of each size at most, beside the first, in which the backend prepares what it keeps for a size. The shortest
 counts: whatever disturbs a pass makes it longer."""
 
-_QUICK_SECONDS = 0.05
+_QUICK_SECONDS = 0.2
 """Passes of a size are repeated only until they took so long together."""
 
 

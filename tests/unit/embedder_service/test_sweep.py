@@ -94,7 +94,7 @@ def test_the_smallest_size_is_measured_whatever_the_budget() -> None:
     assert set(backend.passes) == {1}
 
 
-@pytest.mark.parametrize(("later", "passes"), [(0.003, 11), (0.03, 5)])
+@pytest.mark.parametrize(("later", "passes"), [(0.003, 11), (0.06, 7)])
 def test_short_passes_are_repeated_and_the_shortest_counts(later: float, passes: int) -> None:
     durations = chain([9.0, 0.004, 0.002], repeat(later))
     backend = Simulated(lambda _: next(durations))
