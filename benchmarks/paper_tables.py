@@ -42,6 +42,7 @@ _SOON_BUILT = (FLAT, IVF, LSH)
 """A graph of a million takes a quarter of an hour, and comes last."""
 
 _DIMENSIONS = {"768": 768, "1152": 1152}
+_GRIDS = ("1152", "768", "scenes")
 _SHOWN_TRAPS = (
     "captions padded to the longest of 8",
     "values divided by 255 twice",
@@ -181,15 +182,14 @@ class Run:
         self.write()
 
     def _why(self) -> None:
-        for name in ("scenes", "768"):
+        for name in _GRIDS:
             if not self.results.has(f"why-{name}"):
                 whole = self._of(name)
                 assert whole.images is not None
                 task = whole.among(_GRID_ROWS)
                 found = why.grid(task)
-                self.results.keep_facts(
-                    f"why-{name}", {"title": f"{task.data.rows:,} of {whole.data.title}", "grid": found}
-                )
+                title = f"{task.data.rows:,} of {whole.data.title}{', its captions made vague' * (name == _VAGUE)}"
+                self.results.keep_facts(f"why-{name}", {"title": title, "grid": found})
                 self.write()
 
     def _traps(self) -> None:
@@ -270,7 +270,7 @@ class Run:
             self._put("front", page.table_of_front(lines), "front")
 
     def _write_why(self) -> None:
-        for name in ("scenes", "768"):
+        for name in _GRIDS:
             facts = self.results.facts(f"why-{name}")
             if facts is not None:
                 self._put(f"why {name}", [f"{facts['title']}.", "", *page.table_of_grid(facts["grid"])], "why")

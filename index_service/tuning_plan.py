@@ -28,8 +28,9 @@ _K_FACTORS = (
     *(10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0, 300.0, 400.0, 600.0, 800.0),
     *(1_000.0, 1_500.0, 2_000.0, 3_000.0, 4_000.0),
 )
-"""The last four are for captions that fit their pictures loosely: among a million of 1152 dimensions, codes found 0.90 of
-the best ten of such with 200, 0.983 with 1,000, 0.997 with 2,000."""
+"""The last four are for captions that fit their pictures loosely. Of the best ten of such, among a million of 1152
+dimensions, codes found 0.90 with 200, 0.983 with 1,000, 0.997 with 2,000.
+"""
 
 _CELL_K_FACTORS = (30.0, 100.0, 300.0)
 _PROBED_SHARES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
