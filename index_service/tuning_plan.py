@@ -24,15 +24,8 @@ MOST_QUERIES = 1_024
 GRAPH_ROWS = 100_000
 """Rows to measure on up to which a graph is tried unasked: one takes minutes for each million."""
 
-_K_FACTORS = (
-    *(10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0, 300.0, 400.0, 600.0, 800.0),
-    *(1_000.0, 1_500.0, 2_000.0, 3_000.0, 4_000.0),
-)
-"""The last four are for captions that fit their pictures loosely. Of the best ten of such, among a million of 1152
-dimensions, codes found 0.90 with 200, 0.983 with 1,000, 0.997 with 2,000.
-"""
-
-_CELL_K_FACTORS = (30.0, 100.0, 300.0)
+_K_FACTORS = (10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0, 300.0, 400.0, 600.0, 800.0, 1_000.0)
+_CELL_K_FACTORS = (15.0, 30.0, 100.0)
 _PROBED_SHARES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 _EF_SEARCHES = (16, 32, 64, 128, 256, 512, 1_024, 2_048)
 _ENOUGH_RECALL = 0.9998

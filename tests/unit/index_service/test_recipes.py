@@ -17,6 +17,7 @@ from index_service.segment import prepare_worker
 from index_service.shard import Shard
 from index_service.shard_search import MANY_HITS, Hits, Proposals, Wanted, search
 from index_service.vector_space import Metric, VectorSpace
+from tests.cross_modal import pictures_and_captions
 
 DIMENSION = 24
 ROWS = 8_000
@@ -155,11 +156,33 @@ def test_many_hits_are_those_of_comparing_everything(tmp_path: Path, metric: Met
             assert (np.diff(hits.scores) <= 0).all()
 
 
+def test_codes_find_what_captions_mean_that_fit_loosely(tmp_path: Path) -> None:
+    """A random direction outweighs what each caption says of its picture, and no neighbour stands out."""
+    own = VectorSpace(768, "ab" * 32, Metric.COSINE)
+    pictures, captions = pictures_and_captions(10_000, 768)
+    noise = np.random.default_rng(8).standard_normal((200, 768)).astype(np.float32)
+    loose = captions[:200] + 4 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    queries, _ = own.prepare(loose)
+    Shard.create(tmp_path, 768)
+    policy = Policy(Build(Recipe.FASTSCAN), index_from_rows=5_000, seal_rows=5_000)
+    prepare_worker()
+    with closing(Shard(tmp_path, "shard", own, IndexMetrics(CollectorRegistry()), policy)) as one:
+        one.write([Upsert([Record(str(row)) for row in range(len(pictures))], pictures.astype(np.float16))])
+        while one.compact(idle=True):
+            pass
+        exact = search(one.view, own, queries, Wanted(K))
+        quick = search(one.view, own, queries, Wanted(K, proposals=Proposals(0.04, Effort())))
+        assert quick.recipe is Recipe.FASTSCAN
+        pairs = zip(exact.hits, quick.hits, strict=True)
+        shared = sum(len(set(found_ids(one.view, right)) & set(found_ids(one.view, hits))) for right, hits in pairs)
+    assert shared >= 0.99 * K * len(queries)  # codes of four numbers find 0.91
+
+
 @pytest.mark.parametrize("dimension", [1, 3, 17, 24, 192, 250, 768, 1152])
 def test_codes_divide_every_dimension(dimension: int) -> None:
     count = code_count(dimension)
     assert dimension % count == 0
-    assert dimension / count >= min(dimension, 4 if dimension >= 512 else 2)
+    assert dimension / count >= min(dimension, 2)
 
 
 @pytest.mark.parametrize(("rows", "cells"), [(0, 2), (1, 2), (50_000, 512), (250_000, 1_024), (1_000_000, 2_048)])

@@ -164,7 +164,7 @@ def test_with_few_queries_codes_are_taken_and_nothing_is_promised(service: Servi
     service.pets.queries.add(Modality.TEXT, CAPTIONS[:199], 10)
     tuned = service.tune(TuningRequest(Goal(0.9)))
     assert (tuned.basis, tuned.front, tuned.target_met) == (Basis.FEW_QUERIES, (), False)
-    assert (tuned.chosen.build, tuned.chosen.effort.k_factor, tuned.chosen.recall) == (FASTSCAN, 200.0, {})
+    assert (tuned.chosen.build, tuned.chosen.effort.k_factor, tuned.chosen.recall) == (FASTSCAN, 100.0, {})
     assert service.pets.config.tuning == tuned
     searched = service.pets.search_vectors(CAPTIONS[:1], SearchOptions(1, modality=Modality.RECORD))
     assert searched.evidence.recipe is Recipe.FASTSCAN
