@@ -121,15 +121,18 @@ class Served:
     stub: EmbedderServiceStub
     model: messages.Model
     service: RunningService
-    written: Callable[..., Awaitable[bytes]]
-    """Embed pictures: from the bytes of an EmbedImagesRequest to those of its response."""
+    embed_images: Callable[..., Awaitable[messages.EmbedImagesResponse]]
+    """From the bytes of an EmbedImagesRequest."""
 
-    async def images(self, images: Sequence[bytes]) -> messages.EmbedImagesResponse:
+    async def images(self, images: Sequence[bytes]) -> None:
         """Embed pictures, all of which must succeed."""
-        answer: messages.EmbedImagesResponse = await self.stub.EmbedImages(messages.EmbedImagesRequest(images=images))
+        await self.written(messages.EmbedImagesRequest(images=images).SerializeToString())
+
+    async def written(self, request: bytes, **options: object) -> None:
+        """The same from the bytes of a request."""
+        answer = await self.embed_images(request, **options)
         if any(status.code for status in answer.statuses):
             raise RuntimeError(f"a picture was refused: {answer.statuses}")
-        return answer
 
     async def caption(self, text: str) -> None:
         """Embed a caption."""
@@ -148,7 +151,8 @@ async def served(bench: Bench, name: str, *arguments: str) -> AsyncIterator[Serv
         async with grpc.aio.insecure_channel(service.address, _LARGE_MESSAGES) as channel:
             stub = EmbedderServiceStub(channel)  # type: ignore[no-untyped-call]
             model = (await stub.GetModel(messages.GetModelRequest())).model
-            yield Served(stub, model, service, channel.unary_unary(_EMBED_IMAGES))
+            parse = messages.EmbedImagesResponse.FromString
+            yield Served(stub, model, service, channel.unary_unary(_EMBED_IMAGES, response_deserializer=parse))
 
 
 def photographs(count: int, seed: int = 1) -> list[bytes]:
