@@ -25,7 +25,7 @@ GRAPH_ROWS = 100_000
 """Rows to measure on up to which a graph is tried unasked: one takes minutes for each million."""
 
 _K_FACTORS = (10.0, 15.0, 20.0, 30.0, 50.0, 70.0, 100.0, 150.0, 200.0, 300.0, 400.0, 600.0, 800.0, 1_000.0)
-_CELL_K_FACTORS = (15.0, 30.0, 100.0)
+_CELL_K_FACTORS = (20.0, 80.0, 300.0)
 _PROBED_SHARES = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 _EF_SEARCHES = (16, 32, 64, 128, 256, 512, 1_024, 2_048)
 _ENOUGH_RECALL = 0.9998
