@@ -27,7 +27,7 @@ from torch.nn import functional
 from benchmarks.cross_modal import unit
 from benchmarks.report import machine, put
 from embedder_service.checkpoint_files import DEMO, find_checkpoint
-from embedder_service.mistakes import Made, of_captions, of_pictures
+from embedder_service.mistakes import of_captions, of_pictures
 from embedder_service.reference_towers import ReferenceTowers
 
 _SEED = 5
@@ -76,8 +76,9 @@ class Traps:
         self._originals = [Image.open(io.BytesIO(sample.image)).convert("RGB") for sample in samples]
         self._ids = self._towers.token_ids(self.labels)
         self._pixels = self._towers.decoded([sample.image for sample in samples])
-        (_, self._captions), *self._cheap_captions = map(_pair, of_captions(self._towers, self._ids))
-        (_, self._pictures), *self._cheap_pictures = map(_pair, of_pictures(self._towers, self._pixels))
+        right_captions, *self._cheap_captions = of_captions(self._towers, self._ids)
+        right_pictures, *self._cheap_pictures = of_pictures(self._towers, self._pixels)
+        self._captions, self._pictures = right_captions.vectors, right_pictures.vectors
         self._right = recalls(self._captions, self._pictures)
 
     def measure(self) -> None:
@@ -112,8 +113,8 @@ class Traps:
         self.rows.append(row)
 
     def _padding(self) -> None:
-        for what, wrong in self._cheap_captions:
-            self._caption(what, wrong)
+        for made in self._cheap_captions:
+            self._caption(made.how, made.vectors)
         self._caption("captions padded to the longest of 32", self._towers.texts_padded_to_the_longest(self._ids, 32))
 
     def _wording(self) -> None:
@@ -153,8 +154,8 @@ class Traps:
         self.rows.append(Row(what, before, after, _cosine(cut, right)))
 
     def _values(self) -> None:
-        for what, wrong in self._cheap_pictures:
-            self._picture(what, wrong)
+        for made in self._cheap_pictures:
+            self._picture(made.how, made.vectors)
         mean = torch.tensor([0.4815, 0.4578, 0.4082]).view(3, 1, 1)
         deviation = torch.tensor([0.2686, 0.2613, 0.2758]).view(3, 1, 1)
         wrong = self._towers.pictures(self._pixels, normalise=lambda values: (values / 255 - mean) / deviation)
@@ -241,10 +242,6 @@ class Traps:
         half = np.where(np.arange(len(pictures))[:, None] % 2 == 0, self._pictures, pictures)
         self._picture("half of the pictures by another checkpoint of the same size", half)
         self._caption("captions by another checkpoint of the same size", captions)
-
-
-def _pair(made: Made) -> tuple[str, np.ndarray]:
-    return made.how, made.vectors
 
 
 def _pooled(pool: Callable[[Any], Any], head: Callable[[Any], Any], output: Any) -> Any:  # noqa: ANN401

@@ -79,6 +79,11 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def passes_at_once(self) -> int:
+        """How many passes are computed side by side."""
+        return 1 if self._serial else len(self._workers)
+
     def put(self, items: Iterable[Item]) -> None:
         """Queue items whose row is made, from any thread. Those for which nobody waits any more are dropped."""
         forsaken = []
@@ -142,7 +147,7 @@ class Batcher:
         self._empty(Unavailable("the service is stopping"))
 
     def _watch(self) -> None:
-        self._metrics.busy.at_once = 1 if self._serial else len(self._workers)
+        self._metrics.busy.at_once = self.passes_at_once
         for tower, cost in self._costs.items():
             self._metrics.batch_limit.labels(tower).set_function(partial(getattr, cost, "batch_limit"))
             for priority in Priority:

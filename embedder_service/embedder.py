@@ -90,8 +90,7 @@ class Embedder:
         self._tokenisers = ThreadPoolExecutor(1, "tokenise")
         self._cache = TextCache(settings.text_cache_bytes)
         metrics.text_cache_bytes.set_function(lambda: self._cache.held_bytes)
-        side_by_side = 1 if backend.serial else workers
-        self._forecast = Forecast(costs, settings.bulk_share, self.batcher, self._decoding, side_by_side)
+        self._forecast = Forecast(costs, settings.bulk_share, self.batcher, self._decoding, self.batcher.passes_at_once)
         self._admission = {
             tower: Admission(tower, settings.queue_limit, settings.queue_bytes, metrics) for tower in Tower
         }

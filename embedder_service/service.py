@@ -99,13 +99,13 @@ class EmbedderService:
         }
         self._metrics.model.info(stated)
         state_build(self._registry, "torch", *engine_build(backend.device))
-        side_by_side = 1 if backend.serial else workers
+        at_once = self._embedder.batcher.passes_at_once
         loaded = {
             "folder": str(self._files.folder),
             "workers": workers,
             "batch_limits": {tower: cost.batch_limit for tower, cost in costs.items()},
             "item_seconds": {
-                tower: cost.seconds(cost.batch_limit) / cost.batch_limit / side_by_side for tower, cost in costs.items()
+                tower: cost.seconds(cost.batch_limit) / cost.batch_limit / at_once for tower, cost in costs.items()
             },
             "seconds": round(time.monotonic() - began, 3),
         }

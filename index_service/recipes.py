@@ -191,7 +191,7 @@ def cells_probed(effort: Effort, cells: int) -> int:
 
 
 def code_count(dimension: int) -> int:
-    """Codes a vector is cut into: the most that divide the dimension and stand for enough numbers each."""
+    """Codes a vector is cut into: the most that divide the dimension and stand for two numbers each or more."""
     most = max(1, dimension // _NUMBERS_PER_CODE)
     return next(count for count in range(most, 0, -1) if dimension % count == 0)
 
